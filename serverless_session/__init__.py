@@ -1,0 +1,54 @@
+"""Sessions, kept outside of a serverless function and safe under concurrency, for Starlette and FastAPI.
+
+Public names are imported when first used, so `import serverless_session` costs next to nothing, and only what an app uses
+is ever loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serverless_session.aws.handler import LambdaHandler
+    from serverless_session.deadline import Duration
+    from serverless_session.errors import ServerlessSessionError
+    from serverless_session.sessions.middleware import SessionMiddleware
+    from serverless_session.sessions.session import Session, load_session
+    from serverless_session.shared import SharedState
+    from serverless_session.stores.opening import open_store
+
+_HOMES = {
+    "Duration": "deadline",
+    "LambdaHandler": "aws.handler",
+    "ServerlessSessionError": "errors",
+    "Session": "sessions.session",
+    "SessionMiddleware": "sessions.middleware",
+    "SharedState": "shared",
+    "load_session": "sessions.session",
+    "open_store": "stores.opening",
+}
+
+__all__ = [
+    "Duration",
+    "LambdaHandler",
+    "ServerlessSessionError",
+    "Session",
+    "SessionMiddleware",
+    "SharedState",
+    "load_session",
+    "open_store",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

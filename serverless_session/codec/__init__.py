@@ -1,0 +1,6 @@
+"""From objects to sealed bytes and back: `serializers` (objects), `keys` (the ring), `xaes` (the cipher), `sealing` (format)."""
+
+from serverless_session.codec.keys import KeyRing, SecretKey
+from serverless_session.codec.serializers import Serializer
+
+__all__ = ["KeyRing", "SecretKey", "Serializer"]

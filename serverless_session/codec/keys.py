@@ -1,0 +1,97 @@
+"""The key ring: secrets of the operator in, one key for each purpose out.
+
+`seal` makes new values, all of the ring opens old ones. Each secret has a 4-byte id that stands, authenticated, in whatever
+it makes, so exactly one key is ever tried. To rotate: deploy the new secret among those that only open, then make it the
+one that seals, then drop the old one once nothing sealed by it is alive.
+
+Purposes get keys of their own by HKDF-SHA-256 (RFC 5869).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from typing import Final, Protocol, runtime_checkable
+
+from serverless_session.codec.xaes import KEY_BYTES, XAES256GCM
+from serverless_session.errors import ConfigurationError, UnknownKey
+
+KEY_ID_BYTES: Final = 4
+
+_SALT: Final = b"serverless_session 1"
+
+
+@runtime_checkable
+class _Revealing(Protocol):
+    def get_secret_value(self) -> str: ...
+
+
+SecretKey = str | _Revealing | object
+"""A secret: a str, Starlette's `Secret`, or anything with `get_secret_value()` (pydantic's `SecretStr`)."""
+
+
+def reveal(secret: SecretKey) -> str:
+    """The secret as a str. Raises `ConfigurationError` for anything that is none."""
+    if isinstance(secret, str):
+        return secret
+    if isinstance(secret, _Revealing):
+        return secret.get_secret_value()
+    if type(secret).__name__ == "Secret" and type(secret).__module__ == "starlette.datastructures":
+        return str(secret)
+    raise ConfigurationError(
+        "bad-secret",
+        f"a secret key cannot be of type {type(secret).__name__}",
+        looked_at="secret_key=, secret_key_fallbacks=",
+        mend="a str, starlette.datastructures.Secret, or an object with get_secret_value()",
+    )
+
+
+class KeyRing:
+    """Secrets that seal and open. `seal`: the one that makes new values; `open`: others whose values are still read."""
+
+    def __init__(self, seal: SecretKey, *, open: Sequence[SecretKey] = ()) -> None:
+        self._secrets: dict[bytes, bytes] = {}
+        self._keys: dict[tuple[bytes, str], bytes] = {}
+        self._ciphers: dict[tuple[bytes, str], XAES256GCM] = {}
+        for secret in (seal, *open):
+            extracted = hkdf_extract(_SALT, reveal(secret).encode())
+            self._secrets.setdefault(hkdf_expand(extracted, b"key id", KEY_ID_BYTES), extracted)
+        self.sealing_id = next(iter(self._secrets))
+        """The id of the secret that makes new values."""
+
+    def __repr__(self) -> str:
+        return f"KeyRing({len(self._secrets)} secrets)"
+
+    def __contains__(self, key_id: bytes) -> bool:
+        return key_id in self._secrets
+
+    def key(self, key_id: bytes, purpose: str) -> bytes:
+        """The 32-byte key of one secret for one purpose. Raises `UnknownKey`."""
+        key = self._keys.get((key_id, purpose))
+        if key is None:
+            extracted = self._secrets.get(key_id)
+            if extracted is None:
+                raise UnknownKey
+            key = self._keys[key_id, purpose] = hkdf_expand(extracted, purpose.encode(), KEY_BYTES)
+        return key
+
+    def cipher(self, key_id: bytes, purpose: str) -> XAES256GCM:
+        """The cipher under that key. Raises `UnknownKey`."""
+        cipher = self._ciphers.get((key_id, purpose))
+        if cipher is None:
+            cipher = self._ciphers[key_id, purpose] = XAES256GCM(self.key(key_id, purpose))
+        return cipher
+
+
+def hkdf_extract(salt: bytes, secret: bytes) -> bytes:
+    """RFC 5869, section 2.2, with SHA-256."""
+    return hmac.digest(salt, secret, "sha256")
+
+
+def hkdf_expand(extracted: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869, section 2.3, with SHA-256."""
+    okm = block = b""
+    for counter in range(1, -(-length // 32) + 1):
+        block = hmac.digest(extracted, block + info + bytes((counter,)), "sha256")
+        okm += block
+    return okm[:length]

@@ -1,0 +1,70 @@
+"""The clock, and the time that remains.
+
+Two kinds of time, never mixed. *Wall time* (seconds since 1970) comes from an injected `Clock` and decides what has
+expired. *Deadlines* are monotonic and travel by context variable, so they reach every store call of a request without an
+argument: `invocation_ends` is set by whoever knows when the platform will stop us, `within` by a caller that gives
+several calls one budget. `time_left` is the smallest of them. Nothing here ever waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from datetime import timedelta
+from typing import Protocol
+
+Duration = float | timedelta
+"""A span of time in a public parameter: seconds, or a `timedelta`."""
+
+DEFAULT_SECONDS = 1.0
+"""What one store call may take in all where nobody said otherwise. No default of the package hangs."""
+
+
+class Clock(Protocol):
+    """Where wall time comes from; `serverless_session.testing.ManualClock` is one that tests move by hand."""
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def time(self) -> float:
+        return time.time()
+
+
+_limit_ends: ContextVar[float | None] = ContextVar("serverless_session_limit_ends", default=None)
+_invocation_ends: ContextVar[float | None] = ContextVar("serverless_session_invocation_ends", default=None)
+
+
+def seconds(duration: Duration) -> float:
+    """The length of a `Duration` in seconds."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+
+
+def time_left(default: float = DEFAULT_SECONDS) -> float:
+    """Seconds a call that starts now may take; `default` where the context sets no limit. May be zero or negative."""
+    now = time.monotonic()
+    limit, invocation = _limit_ends.get(), _invocation_ends.get()
+    left = default if limit is None else limit - now
+    return left if invocation is None else min(left, invocation - now)
+
+
+@contextmanager
+def within(limit: float) -> Iterator[None]:
+    """All store calls inside end `limit` seconds from now, or earlier if an enclosing limit says so."""
+    ends, outer = time.monotonic() + limit, _limit_ends.get()
+    token = _limit_ends.set(ends if outer is None else min(ends, outer))
+    try:
+        yield
+    finally:
+        _limit_ends.reset(token)
+
+
+def set_invocation_end(remaining: float) -> Token[float | None]:
+    """From here on in this context, no store call outlives the invocation, which has `remaining` seconds left."""
+    return _invocation_ends.set(time.monotonic() + remaining)

@@ -1,0 +1,132 @@
+"""Every exception of the package.
+
+One root, `ServerlessSessionError`. Each error says in three lines what cannot be, what was looked at and what to write;
+`code` is stable (docs and alerts may name it) and `mend` is the third line alone. No message ever holds a session id, a
+store key, a secret or a stored value: only kinds, sizes, times, names of settings and paths of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ServerlessSessionError(Exception):
+    """Root of the package's errors.
+
+    `code`: a stable name in words-with-dashes. `mend`: what to do about it, one sentence.
+    """
+
+    def __init__(self, code: str, what: str, *, looked_at: str = "", mend: str = "") -> None:
+        self.code = code
+        self.mend = mend
+        lines = [f"[{code}] {what}"]
+        if looked_at:
+            lines.append(f"  looked at: {looked_at}")
+        if mend:
+            lines.append(f"  write:     {mend}")
+        super().__init__("\n".join(lines))
+
+
+class ConfigurationError(ServerlessSessionError):
+    """A setting that cannot work; raised at start-up, before the first request is served."""
+
+
+class SessionError(ServerlessSessionError):
+    """The session was used in a way that cannot be carried out; the message names the call to write instead."""
+
+
+# --- stores -----------------------------------------------------------------------------------------------------------
+
+
+class StoreError(ServerlessSessionError):
+    """A store could not do what it was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The store could not be reached, or refused; nothing was written."""
+
+    def __init__(self, what: str, *, code: str = "store-unavailable", mend: str = "") -> None:
+        super().__init__(code, what, mend=mend)
+
+
+class StoreTimeout(StoreUnavailable):
+    """The store did not answer before the deadline; nothing was written."""
+
+    def __init__(self, what: str, *, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"{what} within {seconds:.2f} s", code="store-timeout")
+
+
+class WriteUncertain(StoreError):
+    """A write or delete was sent, its answer was lost and sending it again did not settle it: it may or may not stand."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("write-uncertain", what)
+
+
+class ValueTooLarge(StoreError):
+    """The value exceeds what the store keeps; nothing was sent and the old value stands."""
+
+    def __init__(self, size_bytes: int, largest_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.largest_bytes = largest_bytes
+        super().__init__(
+            "value-too-large",
+            f"a value of {size_bytes:,} bytes does not fit: this store keeps at most {largest_bytes:,}",
+            mend="less into it, or a store with a larger limit",
+        )
+
+
+# --- codec ------------------------------------------------------------------------------------------------------------
+
+
+class CodecError(ServerlessSessionError):
+    """A value could not be turned into bytes, or bytes could not be turned back."""
+
+
+class ValueNotSerializable(CodecError):
+    """A value would not come back equal, type for type; `path` leads to it through the keys."""
+
+    def __init__(self, path: Sequence[object], why: str, *, mend: str, called: str = "the value") -> None:
+        self.path = tuple(path)
+        self.why = why
+        where = called + "".join(f"[{part!r}]" for part in self.path[:8]) + ("[...]" if len(self.path) > 8 else "")
+        super().__init__("value-not-serializable", f"{where} {why}", mend=mend)
+
+    def below(self, depth: int, called: str) -> ValueNotSerializable:
+        """The same error as seen from `depth` levels further down, where the value is `called` so."""
+        return ValueNotSerializable(self.path[depth:], self.why, mend=self.mend, called=called)
+
+
+class UnreadableValue(CodecError):
+    """Stored bytes that do not open."""
+
+
+class DamagedValue(UnreadableValue):
+    """Authentication failed, or the bytes are none of ours: they were changed, cut, or moved from another key or app."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "damaged-value", "a stored value does not open: it was changed, or sealed for another key or namespace"
+        )
+
+
+class UnknownKey(UnreadableValue):
+    """Sealed under a key that this key ring lacks: an operator's fault, so nothing is overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "unknown-key",
+            "a stored value was sealed with a secret key that is not in this process's key ring",
+            looked_at="secret_key=, secret_key_fallbacks=, SERVERLESS_SESSION_SECRET_KEY, ..._SECRET_KEY_FALLBACKS",
+            mend="the key that other copies of the app seal with into SERVERLESS_SESSION_SECRET_KEY_FALLBACKS",
+        )
+
+
+class UnknownFormat(UnreadableValue):
+    """Written by a newer release, or with a serializer this process does not have: an operator's fault."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            "unknown-format", what, mend="deploy the release (or serializer) that wrote it everywhere before it writes"
+        )

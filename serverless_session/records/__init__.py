@@ -1,0 +1,1 @@
+"""What features keep: sealed bytes under derived keys."""

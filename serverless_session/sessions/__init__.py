@@ -1,0 +1,2 @@
+"""Sessions: `session` (the mapping the app sees), `cookie` (ids and headers), `merge` and `lifecycle` (the rules, sans-I/O),
+`middleware` (moves messages)."""

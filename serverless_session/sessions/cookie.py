@@ -1,0 +1,132 @@
+"""The session's id and the cookie that carries it: bytes in, bytes out.
+
+An id is 256 random bits with the key id of the secret that made it and an 8-byte MAC, so a made-up id is turned away without
+a trip to the store. It never stands in the store: only a hash of its random part does.
+
+The Cookie header is parsed here, from its bytes: only spaces and tabs are trimmed and names are compared byte for byte,
+because what `str.strip` also removes (\\xa0, \\x85, \\x0b, ...) lets a sibling domain plant a `__Host-` name. Several
+different valid ids under our name count as none.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from serverless_session.codec.keys import KEY_ID_BYTES, KeyRing
+from serverless_session.codec.sealing import fields
+from serverless_session.errors import ConfigurationError
+
+_VERSION: Final = b"\x01"
+_RANDOM_BYTES: Final = 32
+_MAC_BYTES: Final = 8
+_ID_CHARACTERS: Final = 60  # base64 of 1 + 4 + 32 + 8 bytes, without padding
+_PURPOSE: Final = "session id"
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_ATTRIBUTE: Final = re.compile(r"[ -:<-~]*")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionId:
+    """A genuine id. `text` goes into the cookie and nowhere else; `secret` addresses the record."""
+
+    text: str = field(repr=False)
+    secret: bytes = field(repr=False)
+
+
+class IdMaker:
+    """Makes and recognises the ids of one app (its namespace)."""
+
+    def __init__(self, ring: KeyRing, namespace: str) -> None:
+        self._ring = ring
+        self._namespace = namespace.encode()
+
+    def new(self) -> SessionId:
+        """A new id, straight from the system's randomness."""
+        secret = os.urandom(_RANDOM_BYTES)
+        signed = _VERSION + self._ring.sealing_id + secret
+        return SessionId(base64.urlsafe_b64encode(signed + self._mac(signed)).decode("ascii"), secret)
+
+    def recognise(self, value: bytes) -> SessionId | None:
+        """The id that a cookie's value is, or None if we have not made it (or its key has left the ring)."""
+        if len(value) != _ID_CHARACTERS:
+            return None
+        try:
+            raw = base64.b64decode(value, altchars=b"-_", validate=True)
+        except binascii.Error:
+            return None
+        signed, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
+        head, secret = signed[: 1 + KEY_ID_BYTES], signed[1 + KEY_ID_BYTES :]
+        if head[:1] != _VERSION or head[1:] not in self._ring or not hmac.compare_digest(mac, self._mac(signed)):
+            return None
+        return SessionId(value.decode("ascii"), secret)
+
+    def _mac(self, signed: bytes) -> bytes:
+        key = self._ring.key(signed[1 : 1 + KEY_ID_BYTES], _PURPOSE)
+        return hmac.digest(key, fields(self._namespace) + signed, "sha256")[:_MAC_BYTES]
+
+
+def cookie_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """Every value that the request's Cookie headers give to `name`, in order."""
+    values = []
+    for header, content in headers:
+        if header.lower() != b"cookie":
+            continue
+        for pair in content.split(b";"):
+            its_name, equals, value = pair.partition(b"=")
+            if equals and its_name.strip(b" \t") == name:
+                values.append(value.strip(b" \t"))
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieSettings:
+    """How our cookie is set and removed. `https_only=None`: Secure whenever the request came over https."""
+
+    name: str
+    path: str
+    same_site: Literal["lax", "strict", "none"]
+    https_only: bool | None
+    domain: str | None
+    partitioned: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _TOKEN.fullmatch(self.name):
+            raise _bad_cookie("the cookie's name is no HTTP token", "session_cookie=", 'session_cookie="session"')
+        if self.same_site not in ("lax", "strict", "none"):
+            raise _bad_cookie("the cookie's SameSite is unknown", "same_site=", '"lax", "strict" or "none"')
+        if not self.path.startswith("/") or not _ATTRIBUTE.fullmatch(self.path):
+            raise _bad_cookie("the cookie's path is no path", "path=", 'path="/"')
+        if self.domain is not None and not (self.domain and _ATTRIBUTE.fullmatch(self.domain)):
+            raise _bad_cookie("the cookie's domain is no domain", "domain=", 'domain="example.com", or nothing')
+
+    def set(self, value: str, max_age: int | None, *, https: bool) -> bytes:
+        """The Set-Cookie value that stores `value`; `max_age` in seconds, None for a cookie of the browser's session."""
+        age = f"Max-Age={max_age}; " if max_age is not None else ""
+        return f"{self.name}={value}; path={self.path}; {age}{self._attributes(https)}".encode("latin-1")
+
+    def remove(self, *, https: bool) -> bytes:
+        """The Set-Cookie value that removes the cookie; it repeats every attribute, or some browsers keep it."""
+        expires = "expires=Thu, 01 Jan 1970 00:00:00 GMT; "
+        return f"{self.name}=null; path={self.path}; {expires}{self._attributes(https)}".encode("latin-1")
+
+    def _attributes(self, https: bool) -> str:
+        attributes = "httponly; samesite=" + self.same_site
+        if https if self.https_only is None else self.https_only:
+            attributes += "; secure"
+        if self.domain is not None:
+            attributes += f"; domain={self.domain}"
+        if self.partitioned:
+            attributes += "; partitioned"
+        return attributes
+
+
+def _bad_cookie(what: str, looked_at: str, mend: str) -> ConfigurationError:
+    return ConfigurationError("bad-cookie", what, looked_at=looked_at, mend=mend)

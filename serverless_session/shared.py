@@ -1,0 +1,336 @@
+"""`SharedState`: what the copies of an app share. Store, key ring, namespace, serializer, time-out and clock.
+
+It is injected into features and makes none, so it stands below them. Arguments are checked when it is made; what they
+leave open is read from the environment at first use, or when the app starts. Features hold the SharedState and ask it for
+its store at every call, so `override` swaps the store under all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Final, Literal
+
+from serverless_session.codec.keys import KeyRing, SecretKey, hkdf_expand, hkdf_extract, reveal
+from serverless_session.codec.serializers import JSON, Packer, Serializer
+from serverless_session.deadline import DEFAULT_SECONDS, Clock, Duration, SystemClock, seconds
+from serverless_session.errors import ConfigurationError
+from serverless_session.records.records import Records
+from serverless_session.stores.contract import Store
+from serverless_session.stores.opening import open_anew, open_store
+
+logger = logging.getLogger("serverless_session")
+
+PREFIX: Final = "SERVERLESS_SESSION_"
+_VARIABLES: Final = ("STORE", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "NAMESPACE", "TIMEOUT")
+_SERVERLESS_MARKERS: Final = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTIONS_WORKER_RUNTIME", "VERCEL")
+
+_NAMESPACE: Final = re.compile(r"(?!\.|__)[A-Za-z0-9._=~-]{1,64}")
+
+_SHORTEST_SECRET: Final = 32
+_FEWEST_CHARACTERS: Final = 12
+_PLACEHOLDERS: Final = re.compile(
+    r"change.?me|change.?this|your.?secret|replace.?me|insecure|not.?(so.?)?secret|super.?secret|my.?secret|top.?secret"
+    r"|placeholder|example|dummy|09d25e094faa6ca2556c818166b7a956",
+    re.IGNORECASE,
+)
+
+
+class SharedState:
+    """What the copies of an app share; give one to every feature.
+
+    `store`: a URL (`redis://host`, `memory://`, ...) or a `Store`. `secret_key`: seals what is stored, 32 characters or
+    more (`serverless-session keygen` makes one), or a `KeyRing`; `secret_key_fallbacks` only open, for rotation.
+    `namespace`: tells apps apart that share a store and a secret ("app" unless given). `address_key`: also hides from a
+    reader of the store which key belongs to whom; never rotated. `serializer`: JSON, or your own. `timeout`: seconds or
+    `timedelta` that one store call may take, 1 s unless given. `clock`: for tests.
+
+    What is not given is read from `SERVERLESS_SESSION_STORE`, `_SECRET_KEY`, `_SECRET_KEY_FALLBACKS`, `_NAMESPACE` and
+    `_TIMEOUT`. Without any store: `memory://`, except on a serverless platform, where that is an error. Without a secret:
+    one made for this process if the store is in this process, else an error. Raises `ConfigurationError`.
+    """
+
+    _default: ClassVar[SharedState | None] = None
+
+    def __init__(
+        self,
+        store: str | Store | None = None,
+        *,
+        secret_key: SecretKey | KeyRing | None = None,
+        secret_key_fallbacks: Sequence[SecretKey] = (),
+        namespace: str | None = None,
+        address_key: SecretKey | None = None,
+        serializer: Serializer | Literal["json"] = "json",
+        timeout: Duration | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._given_store = store
+        self._given_secret = secret_key
+        self._given_fallbacks = tuple(secret_key_fallbacks)
+        self._given_namespace = None if namespace is None else _checked_namespace(namespace, "namespace=")
+        self._given_timeout = None if timeout is None else _checked_timeout(timeout, "timeout=")
+        self._given_clock = clock
+        self._address_secret = address_key
+        if isinstance(secret_key, KeyRing) and secret_key_fallbacks:
+            raise ConfigurationError(
+                "two-key-rings",
+                "a KeyRing and secret_key_fallbacks= cannot both be given",
+                looked_at="secret_key=, secret_key_fallbacks=",
+                mend="KeyRing(seal=NEW, open=[OLD]) alone",
+            )
+        if serializer != "json" and not isinstance(serializer, Serializer):
+            raise ConfigurationError(
+                "bad-serializer",
+                "the serializer is neither a name nor a Serializer",
+                looked_at="serializer=",
+                mend='"json", or Serializer(name, dumps, loads) from serverless_session.codec',
+            )
+        self._serializer = JSON if serializer == "json" else serializer
+        self._overrides: list[tuple[Store, Clock | None]] = []
+        self._lock = threading.RLock()
+        self._ready = False
+
+    @classmethod
+    def default(cls) -> SharedState:
+        """The one of this process, all of it from the environment."""
+        if SharedState._default is None:
+            SharedState._default = cls()
+        return SharedState._default
+
+    def replace(
+        self,
+        *,
+        store: str | Store | None = None,
+        namespace: str | None = None,
+        serializer: Serializer | None = None,
+        timeout: Duration | None = None,
+    ) -> SharedState:
+        """Another SharedState, like this one but for what is given."""
+        return SharedState(
+            store if store is not None else self._given_store,
+            secret_key=self._given_secret,
+            secret_key_fallbacks=self._given_fallbacks,
+            namespace=namespace if namespace is not None else self._given_namespace,
+            address_key=self._address_secret,
+            serializer=serializer if serializer is not None else self._serializer,
+            timeout=timeout if timeout is not None else self._given_timeout,
+            clock=self._given_clock,
+        )
+
+    @contextmanager
+    def override(self, *, store: str | Store | None = None, clock: Clock | None = None) -> Iterator[Store]:
+        """Inside, everything that holds this SharedState uses this store and clock; for tests, process-wide.
+
+        `store="memory://"` opens a fresh one. Without `store`, a fresh `memory://`. Yields the store.
+        """
+        swapped = _opened_anew("memory://" if store is None else store, clock)
+        self._overrides.append((swapped, clock))
+        try:
+            yield swapped
+        finally:
+            self._overrides.remove((swapped, clock))
+
+    async def aclose(self) -> None:
+        """Close what the running loop holds open of the store. It opens anew when used again."""
+        if self._ready or self._overrides:
+            await self.store.aclose()
+
+    def records(self, purpose: str) -> Records:
+        """The records of one purpose, for a feature."""
+        self.check()
+        return Records(self, purpose)
+
+    # --- what features and records read -------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        if self._overrides:
+            return self._overrides[-1][0]
+        self.check()
+        return self._store
+
+    @property
+    def clock(self) -> Clock:
+        overriding = self._overrides[-1][1] if self._overrides else None
+        return overriding or self._given_clock or _SYSTEM_CLOCK
+
+    @property
+    def key_ring(self) -> KeyRing:
+        self.check()
+        return self._key_ring
+
+    @property
+    def packer(self) -> Packer:
+        self.check()
+        return self._packer
+
+    @property
+    def namespace(self) -> str:
+        self.check()
+        return self._namespace
+
+    @property
+    def address_key(self) -> bytes | None:
+        self.check()
+        return self._address_key
+
+    @property
+    def timeout(self) -> float:
+        self.check()
+        return self._timeout
+
+    # --- settling what was given and what the environment says --------------------------------------------------------
+
+    def check(self) -> None:
+        """Settle all settings, once. Raises `ConfigurationError`, each time, while they cannot work."""
+        if not self._ready:
+            with self._lock:
+                if not self._ready:
+                    self._settle()
+                    self._ready = True
+
+    def _settle(self) -> None:
+        environment = _environment()
+        if self._given_namespace is not None:
+            self._namespace = self._given_namespace
+        else:
+            self._namespace = _checked_namespace(environment.get("NAMESPACE", "app"), PREFIX + "NAMESPACE")
+        if self._given_timeout is not None:
+            self._timeout = self._given_timeout
+        else:
+            self._timeout = _timeout_of(environment.get("TIMEOUT"))
+        self._packer = Packer(self._serializer)
+        self._address_key = None
+        if self._address_secret is not None:
+            self._address_key = hkdf_expand(hkdf_extract(b"", reveal(self._address_secret).encode()), b"address", 32)
+        self._store = self._settle_store(environment.get("STORE"))
+        self._key_ring = self._settle_keys(environment)
+
+    def _settle_store(self, variable: str | None) -> Store:
+        store = self._given_store if self._given_store is not None else variable
+        if store is None:
+            marker = next((name for name in _SERVERLESS_MARKERS if os.environ.get(name)), None)
+            if marker is not None:
+                raise ConfigurationError(
+                    "no-store",
+                    "a store is needed that outlives this sandbox and that its other copies see",
+                    looked_at=f"store=, shared=, {PREFIX}STORE (unset), {marker} (set)",
+                    mend=f'{PREFIX}STORE=redis://HOST, or store="memory://" if losing everything is fine',
+                )
+            logger.warning("shared.in_process_store: no store is set, so memory:// keeps everything in this process")
+            store = "memory://"
+        if isinstance(store, str) and store.startswith("memory://") and self._given_clock is not None:
+            return _opened_anew(store, self._given_clock)
+        return open_store(store) if isinstance(store, str) else store
+
+    def _settle_keys(self, environment: dict[str, str]) -> KeyRing:
+        secret = self._given_secret if self._given_secret is not None else environment.get("SECRET_KEY")
+        if isinstance(secret, KeyRing):
+            return secret
+        fallbacks: Sequence[SecretKey] = self._given_fallbacks or environment.get("SECRET_KEY_FALLBACKS", "").split()
+        in_process = self._store.limits.one_process
+        if secret is None:
+            if not in_process:
+                raise ConfigurationError(
+                    "no-secret",
+                    "what is kept in this store must be sealed, and there is no secret key",
+                    looked_at=f"secret_key=, {PREFIX}SECRET_KEY (unset)",
+                    mend=f"{PREFIX}SECRET_KEY=$(serverless-session keygen), the same for all copies of the app",
+                )
+            logger.warning("shared.secret_of_this_process: no secret key is set, so one was made for this process")
+            return KeyRing(_secret_of_this_process(), open=fallbacks)
+        for given in (secret, *fallbacks):
+            _check_secret(reveal(given), only_warn=in_process)
+        return KeyRing(secret, open=fallbacks)
+
+
+_SYSTEM_CLOCK: Final = SystemClock()
+
+
+@functools.cache
+def _secret_of_this_process() -> str:
+    return os.urandom(32).hex()
+
+
+def _opened_anew(store: str | Store, clock: Clock | None) -> Store:
+    if not isinstance(store, str):
+        return store
+    if not store.startswith("memory://"):
+        return open_store(store)
+    return open_anew(store, clock=clock)
+
+
+def _environment() -> dict[str, str]:
+    found = {}
+    for name, value in os.environ.items():
+        if not name.startswith(PREFIX):
+            continue
+        short = name.removeprefix(PREFIX)
+        if short not in _VARIABLES:
+            near = difflib.get_close_matches(short, _VARIABLES, n=1, cutoff=0.0)
+            raise ConfigurationError(
+                "unknown-variable",
+                f"the environment variable {name} is none of ours",
+                looked_at=f"all variables that begin with {PREFIX}",
+                mend=PREFIX + near[0],
+            )
+        if value:
+            found[short] = value
+    return found
+
+
+def _checked_namespace(namespace: str, looked_at: str) -> str:
+    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+        raise ConfigurationError(
+            "bad-namespace",
+            "the namespace cannot stand in a store key",
+            looked_at=looked_at,
+            mend="1-64 characters of A-Za-z0-9._=~- that begin neither with '.' nor '__'",
+        )
+    return namespace
+
+
+def _checked_timeout(timeout: Duration, looked_at: str) -> float:
+    span = seconds(timeout)
+    if not 0 < span < float("inf"):
+        raise ConfigurationError(
+            "bad-timeout", "a store call needs a time above 0", looked_at=looked_at, mend="seconds, as in 1.0"
+        )
+    return span
+
+
+def _timeout_of(variable: str | None) -> float:
+    if variable is None:
+        return DEFAULT_SECONDS
+    try:
+        return _checked_timeout(float(variable), PREFIX + "TIMEOUT")
+    except ValueError:
+        return _checked_timeout(0, PREFIX + "TIMEOUT")
+
+
+def _check_secret(secret: str, *, only_warn: bool) -> None:
+    if secret.startswith("arn:"):
+        weakness = "the secret key is the name (ARN) of a secret, not the secret"
+    elif len(secret) < _SHORTEST_SECRET:
+        weakness = f"the secret key has {len(secret)} characters and needs {_SHORTEST_SECRET}"
+    elif len(set(secret)) < _FEWEST_CHARACTERS:
+        weakness = f"the secret key has {len(set(secret))} different characters and needs {_FEWEST_CHARACTERS}"
+    elif _PLACEHOLDERS.search(secret):
+        weakness = "the secret key is a known placeholder"
+    else:
+        return
+    if only_warn:
+        logger.warning("shared.weak_secret: %s; any other store than memory:// would refuse it", weakness)
+        return
+    raise ConfigurationError(
+        "weak-secret",
+        weakness,
+        looked_at=f"secret_key=, secret_key_fallbacks=, {PREFIX}SECRET_KEY, {PREFIX}SECRET_KEY_FALLBACKS",
+        mend=f"{PREFIX}SECRET_KEY=$(serverless-session keygen)",
+    )

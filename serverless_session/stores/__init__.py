@@ -1,0 +1,69 @@
+"""Stores and their contract. `contract` is what features and stores share; each store is imported only when chosen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from serverless_session.stores.contract import (
+    ABSENT,
+    ANYTHING,
+    Conflict,
+    Delete,
+    Deleted,
+    Expect,
+    Expected,
+    Failed,
+    Found,
+    Limits,
+    Missing,
+    Operation,
+    Outcome,
+    Read,
+    Store,
+    Version,
+    Write,
+    Written,
+    new_version,
+)
+
+if TYPE_CHECKING:
+    from serverless_session.stores.memory import MemoryStore
+    from serverless_session.stores.opening import open_store
+    from serverless_session.stores.redis import RedisStore
+
+_LAZY = {"MemoryStore": "memory", "RedisStore": "redis", "open_store": "opening"}
+
+__all__ = [
+    "ABSENT",
+    "ANYTHING",
+    "Conflict",
+    "Delete",
+    "Deleted",
+    "Expect",
+    "Expected",
+    "Failed",
+    "Found",
+    "Limits",
+    "MemoryStore",
+    "Missing",
+    "Operation",
+    "Outcome",
+    "Read",
+    "RedisStore",
+    "Store",
+    "Version",
+    "Write",
+    "Written",
+    "new_version",
+    "open_store",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,60 @@
+"""From a URL to a store. Only the chosen store's module, and with it the client library, is ever imported.
+
+Equal URLs with equal options are one store in a process, so they share its connections however many objects name them.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from serverless_session.errors import ConfigurationError
+from serverless_session.stores.contract import Store
+
+_SCHEMES: Final = ("memory://", "redis://", "rediss://", "unix://")
+
+_open: dict[tuple[str, tuple[tuple[str, object], ...]], Store] = {}
+_lock = threading.Lock()
+
+
+def open_store(url: str, **options: object) -> Store:
+    """The store at `url`; the same object for the same URL and options.
+
+    `memory://` (one a process), `redis://`, `rediss://`, `unix://` (Redis or Valkey). `options` go to the store's
+    constructor. Raises `ConfigurationError` for an unknown scheme, a bad address or a client library that is missing.
+    """
+    known = (url, tuple(sorted(options.items())))
+    with _lock:
+        if known not in _open:
+            _open[known] = open_anew(url, **options)
+        return _open[known]
+
+
+def open_anew(url: str, **options: object) -> Store:
+    """A store of its own at `url`, shared with nobody; for tests that must not see each other's `memory://`."""
+    scheme = url.partition("://")[0] if "://" in url else ""
+    try:
+        match scheme:
+            case "memory":
+                from serverless_session.stores.memory import MemoryStore
+
+                return MemoryStore(**options)  # type: ignore[arg-type]
+            case "redis" | "rediss" | "unix":
+                from serverless_session.stores.redis import RedisStore
+
+                return RedisStore(url, **options)  # type: ignore[arg-type]
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "redis":
+            raise
+        raise ConfigurationError(
+            "missing-extra",
+            f"a store at {scheme}:// needs the package redis, which is not installed",
+            looked_at="the installed packages",
+            mend='pip install "serverless-session[redis]"',
+        ) from None
+    raise ConfigurationError(
+        "unknown-store",
+        f"there is no store for {scheme + '://' if scheme else 'an address without a scheme'}",
+        looked_at="the store's URL",
+        mend="one of " + ", ".join(_SCHEMES) + ", or a Store object of your own",
+    )

@@ -1,0 +1,185 @@
+"""A store in Redis 6.2 or newer, or Valkey: commands and what their answers mean. `redis_links` carries them.
+
+A value is kept as its 8-byte version followed by the bytes. Compare-and-set is a constant Lua script over that prefix,
+sent as plain `EVAL`: it costs what `EVALSHA` costs (37 us each, measured) and knows no `NOSCRIPT`. Expiry is the server's,
+in milliseconds. An answer that was lost is settled by sending the same operations once more over a new connection.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
+
+from serverless_session.deadline import time_left
+from serverless_session.errors import ConfigurationError, StoreTimeout, StoreUnavailable, WriteUncertain
+from serverless_session.stores.contract import (
+    ABSENT,
+    ANYTHING,
+    VERSION_BYTES,
+    Conflict,
+    Delete,
+    Deleted,
+    Failed,
+    Found,
+    Limits,
+    Missing,
+    Operation,
+    Outcome,
+    Read,
+    Store,
+    Version,
+    Write,
+    Written,
+    refuse_repeated_keys,
+)
+from serverless_session.stores.redis_links import CONNECT_SECONDS, Burst, Command, LinkBroken, LinksByLoop
+
+# ARGV: the version expected ('' for absent), the new version and value, ttl in ms. 1: written. Else what stands there.
+WRITE: Final = b"""\
+local h=redis.call('GETRANGE',KEYS[1],0,7)
+if h==ARGV[1] then redis.call('SET',KEYS[1],ARGV[2],'PX',ARGV[3]) return 1 end
+if h==string.sub(ARGV[2],1,8) then return 1 end
+return redis.call('GET',KEYS[1])"""
+
+# ARGV: the version expected. 1: deleted. Else what stands there.
+DELETE: Final = b"""\
+if redis.call('GETRANGE',KEYS[1],0,7)==ARGV[1] then return redis.call('DEL',KEYS[1]) end
+return redis.call('GET',KEYS[1])"""
+
+_MENDS: dict[type[ResponseError], str] = {
+    OutOfMemoryError: "more maxmemory, or maxmemory-policy volatile-lru if the server may forget",
+    ReadOnlyError: "the primary's address; a replica cannot keep sessions",
+    NoPermissionError: "an ACL that allows GET, SET, GETRANGE, DEL and EVAL on this namespace's keys",
+}
+
+
+class RedisStore(Store):
+    """Keeps everything in one Redis or Valkey server, reached by `url` (`redis://`, `rediss://` or `unix://`).
+
+    `max_connections`: the most that one event loop opens; further callers wait inside their deadline.
+    `may_forget`: say False if the server runs with an append-only file and `noeviction`, so that features which need a
+    claim to last may rely on it. Raises `ConfigurationError` for an address that cannot be one.
+    """
+
+    def __init__(self, url: str, *, max_connections: int = 16, may_forget: bool = True) -> None:
+        try:
+            factory = ConnectionPool.from_url(
+                url,
+                protocol=2,
+                driver_info=None,
+                socket_timeout=None,
+                socket_connect_timeout=CONNECT_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+            )
+            factory.make_connection()
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(
+                "bad-store-url",
+                "the address of the Redis server cannot be read",
+                looked_at=f"the store's URL ({type(error).__name__})",
+                mend="redis://[user:password@]host[:port][/db], rediss://... for TLS, or unix:///path/to/socket",
+            ) from None
+        self._where = f"redis at {factory.connection_kwargs.get('host', 'localhost')}"
+        self._links = LinksByLoop(factory, max_connections)
+        self.limits = Limits(largest_value_bytes=16 * 1024 * 1024, may_forget=may_forget)
+
+    async def aclose(self) -> None:
+        await self._links.aclose()
+
+    async def perform(self, *operations: Operation) -> Sequence[Outcome]:
+        refuse_repeated_keys(operations)
+        outcomes: dict[int, Outcome] = {}
+        waiting: dict[int, Operation] = {}
+        for place, operation in enumerate(operations):
+            too_large = self.limits.refuse(operation.value) if isinstance(operation, Write) else None
+            if too_large:
+                outcomes[place] = too_large
+            else:
+                waiting[place] = operation
+        if waiting:
+            await self._settle(waiting, outcomes)
+        return [outcomes[place] for place in range(len(operations))]
+
+    async def _settle(self, waiting: dict[int, Operation], outcomes: dict[int, Outcome]) -> None:
+        """Fill in an outcome for each waiting operation: sent once, and once more where the answer was lost."""
+        links, allowed = self._links.here(), time_left()
+        ends = time.monotonic() + allowed
+        for again in (False, True):
+            burst = Burst([_command(operation) for operation in waiting.values()])
+            broken: LinkBroken | None = None
+            try:
+                # half of the time for the first copy, so that a lost answer can still be settled by the second
+                await links.carry(burst, ends - time.monotonic() if again else allowed / 2, anew=again)
+            except LinkBroken as error:
+                broken = error
+            for place, answer in zip(list(waiting), burst.answers, strict=False):
+                outcomes[place] = _outcome(waiting.pop(place), answer, again=again)
+            if broken is None:
+                return
+            lost = burst.sent and not broken.refused
+            for place, operation in list(waiting.items()):
+                if again or not lost or _cannot_be_sent_again(operation):
+                    sent = (lost or again) and not isinstance(operation, Read)
+                    outcomes[place] = Failed(self._failure(broken, allowed, sent=sent))
+                    del waiting[place]
+            if not waiting:
+                return
+
+    def _failure(self, broken: LinkBroken, allowed: float, *, sent: bool) -> StoreUnavailable | WriteUncertain:
+        what = f"{self._where} {broken}"
+        if sent:
+            return WriteUncertain(f"a write was sent, but {what} within {allowed:.2f} s: it may or may not stand")
+        return StoreTimeout(what, seconds=allowed) if broken.timed_out else StoreUnavailable(what)
+
+
+def _cannot_be_sent_again(operation: Operation) -> bool:
+    return not isinstance(operation, Read) and operation.expect is ANYTHING
+
+
+def _command(operation: Operation) -> Command:
+    match operation:
+        case Read(key=key):
+            return (b"GET", key)
+        case Write(key=key, value=value, ttl=ttl, version=version, expect=expect):
+            kept, milliseconds = version + value, math.ceil(ttl * 1000)
+            if expect is ANYTHING:
+                return (b"SET", key, kept, b"PX", milliseconds)
+            expected = b"" if expect is ABSENT else bytes(expect)
+            return (b"EVAL", WRITE, 1, key, expected, kept, milliseconds)
+        case Delete(key=key, expect=expect):
+            if expect is ANYTHING:
+                return (b"DEL", key)
+            return (b"EVAL", DELETE, 1, key, bytes(expect))
+
+
+def _outcome(operation: Operation, answer: object, *, again: bool) -> Outcome:
+    """What an answer means; `again`: the first copy's answer was lost, so a refusal of the second proves nothing."""
+    if isinstance(answer, ResponseError):
+        mend = next((mend for kind, mend in _MENDS.items() if isinstance(answer, kind)), "")
+        return Failed(StoreUnavailable(f"redis refused a command ({type(answer).__name__})", mend=mend))
+    stands = _found(answer) if isinstance(answer, bytes) and answer != b"OK" else Missing()
+    match operation:
+        case Read():
+            return _found(answer) if isinstance(answer, bytes) else Missing()
+        case Write():
+            if answer == 1 or (operation.expect is ANYTHING and answer == b"OK"):
+                return Written()
+        case Delete():
+            if answer == 1:
+                return Deleted()
+            if not isinstance(stands, Found):
+                return stands
+    if again:
+        return Failed(WriteUncertain("a write was sent twice, and what stands there now is neither what it expected nor it"))
+    return Conflict(stands)
+
+
+def _found(kept: bytes) -> Found:
+    return Found(kept[VERSION_BYTES:], Version(kept[:VERSION_BYTES].ljust(VERSION_BYTES, b"\0")))
