@@ -1,7 +1,7 @@
 """Sessions, kept outside of a serverless function and safe under concurrency, for Starlette and FastAPI.
 
-Public names are imported when first used, so `import serverless_session` costs next to nothing, and only what an app uses
-is ever loaded.
+Public names are imported when first used, so `import serverless_session` costs next to nothing, and only what an app
+uses is ever loaded.
 """
 
 from __future__ import annotations

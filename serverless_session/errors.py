@@ -58,7 +58,7 @@ class StoreTimeout(StoreUnavailable):
 
 
 class WriteUncertain(StoreError):
-    """A write or delete was sent, its answer was lost and sending it again did not settle it: it may or may not stand."""
+    """A write was sent, its answer was lost and sending it again did not settle it: it may or may not stand."""
 
     def __init__(self, what: str) -> None:
         super().__init__("write-uncertain", what)
@@ -103,7 +103,7 @@ class UnreadableValue(CodecError):
 
 
 class DamagedValue(UnreadableValue):
-    """Authentication failed, or the bytes are none of ours: they were changed, cut, or moved from another key or app."""
+    """The bytes are none of ours, or no longer: they were changed, cut, or moved from another key or app."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,8 +1,8 @@
 """FastAPI's way to the session: a typed dependency.
 
-    @app.get("/me")
-    async def me(session: CurrentSession) -> str:
-        return session["user"]
+@app.get("/me")
+async def me(session: CurrentSession) -> str:
+    return session["user"]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`SharedState`: what the copies of an app share. Store, key ring, namespace, serializer, time-out and clock.
 
 It is injected into features and makes none, so it stands below them. Arguments are checked when it is made; what they
-leave open is read from the environment at first use, or when the app starts. Features hold the SharedState and ask it for
-its store at every call, so `override` swaps the store under all of them.
+leave open is read from the environment at first use, or when the app starts. Features hold the SharedState and ask it
+for its store at every call, so `override` swaps the store under all of them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class SharedState:
     `timedelta` that one store call may take, 1 s unless given. `clock`: for tests.
 
     What is not given is read from `SERVERLESS_SESSION_STORE`, `_SECRET_KEY`, `_SECRET_KEY_FALLBACKS`, `_NAMESPACE` and
-    `_TIMEOUT`. Without any store: `memory://`, except on a serverless platform, where that is an error. Without a secret:
-    one made for this process if the store is in this process, else an error. Raises `ConfigurationError`.
+    `_TIMEOUT`. Without any store: `memory://`, except on a serverless platform, where that is an error. Without a
+    secret: one made for this process if the store is in this process, else an error. Raises `ConfigurationError`.
     """
 
     _default: ClassVar[SharedState | None] = None
@@ -286,7 +286,7 @@ def _environment() -> dict[str, str]:
 
 
 def _checked_namespace(namespace: str, looked_at: str) -> str:
-    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+    if not _NAMESPACE.fullmatch(namespace):
         raise ConfigurationError(
             "bad-namespace",
             "the namespace cannot stand in a store key",

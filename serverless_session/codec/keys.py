@@ -1,8 +1,8 @@
 """The key ring: secrets of the operator in, one key for each purpose out.
 
-`seal` makes new values, all of the ring opens old ones. Each secret has a 4-byte id that stands, authenticated, in whatever
-it makes, so exactly one key is ever tried. To rotate: deploy the new secret among those that only open, then make it the
-one that seals, then drop the old one once nothing sealed by it is alive.
+`seal` makes new values, all of the ring opens old ones. Each secret has a 4-byte id that stands, authenticated, in
+whatever it makes, so exactly one key is ever tried. To rotate: deploy the new secret among those that only open, then
+make it the one that seals, then drop the old one once nothing sealed by it is alive.
 
 Purposes get keys of their own by HKDF-SHA-256 (RFC 5869).
 """

@@ -4,10 +4,10 @@ Format 1, after the store's own version prefix:
 
     magic "ss" | format 1 | suite 1 | key id (4) | nonce (24) | XAES-256-GCM of: end (8) | packed bytes | tag (16)
 
-`end` is the moment from which the value is Missing whatever the store says: milliseconds since 1970, unsigned, big-endian.
-Authenticated beside it: the eight bytes before the nonce, namespace, purpose and store key, each with its length in front.
-So bytes moved to another key, purpose or app do not open. Suite 1 is XAES-256-GCM; other suites (plain bytes where there is
-no secret, envelope keys of a KMS) get numbers of their own.
+`end` is the moment from which the value is Missing whatever the store says: milliseconds since 1970, unsigned,
+big-endian. Authenticated beside it: the eight bytes before the nonce, namespace, purpose and store key, each with its
+length in front. So bytes moved to another key, purpose or app do not open. Suite 1 is XAES-256-GCM; other suites (plain
+bytes where there is no secret, envelope keys of a KMS) get numbers of their own.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Sealer:
         return head + nonce + self._ring.cipher(key_id, self._purpose).seal(nonce, body, self._aad(head, key))
 
     def open(self, sealed: bytes, *, key: str) -> Opened:
-        """Raises `DamagedValue`, `UnknownKey` or `UnknownFormat`, and nothing else; whether it has ended is yours to ask."""
+        """Raises `DamagedValue`, `UnknownKey` or `UnknownFormat`, nothing else. Whether it has ended, ask."""
         if not sealed.startswith(_MAGIC) or len(sealed) < len(_HEAD):
             raise DamagedValue
         if sealed[: len(_HEAD)] != _HEAD:

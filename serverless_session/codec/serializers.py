@@ -1,11 +1,11 @@
 """Objects to bytes and back, so that what comes back is equal, type for type, or is refused when it is first stored.
 
-The default is JSON, with what JSON lacks written as a tagged object `{"$": <type>, "v": <content>}`. A user's mapping that
-has a key "$" is tagged itself, so nothing a user stores can pass for a tag. Types are compared exactly: subclasses (an
-IntEnum, a Markup string) would come back as their base and are refused. Never pickle.
+The default is JSON, with what JSON lacks written as a tagged object `{"$": <type>, "v": <content>}`. A user's mapping
+that has a key "$" is tagged itself, so nothing a user stores can pass for a tag. Types are compared exactly: subclasses
+(an IntEnum, a Markup string) would come back as their base and are refused. Never pickle.
 
-`pack` puts in front of the bytes how they were made (compression, none so far, and the serializer's name), so that a value
-is always read by the serializer that wrote it.
+`pack` puts in front of the bytes how they were made (compression, none so far, and the serializer's name), so that a
+value is always read by the serializer that wrote it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ _NOT_COMPRESSED: Final = 0
 class Serializer:
     """How objects become bytes: `Serializer("orjson", orjson.dumps, orjson.loads)`.
 
-    `name`: 1-32 ASCII characters, stored beside each value. `dumps`: object to bytes (or str, taken as UTF-8). `loads`: the
-    way back. Every value is read back once before it is stored; what does not come back equal, type for type, is refused.
+    `name`: 1-32 ASCII characters, stored beside each value. `dumps`: object to bytes (or str, taken as UTF-8). `loads`:
+    the way back. Every value is read back once before it is stored; what does not come back equal, type for type, is
+    refused.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Packer:
             return loads(body)
         except UnknownFormat:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001  the user's serializer may raise anything at what it did not write
             raise DamagedValue from None
 
 
@@ -82,7 +83,8 @@ def _head(serializer: Serializer) -> bytes:
     return bytes((_NOT_COMPRESSED, len(name))) + name
 
 
-# --- JSON with types ---------------------------------------------------------------------------------------------------
+# --- JSON with types
+# ---------------------------------------------------------------------------------------------------
 
 
 class _Refused(Exception):
@@ -108,7 +110,9 @@ def _dumps_json(value: object) -> bytes:
         path = tuple(reversed(refused.way))
         raise ValueNotSerializable(path, refused.why, mend=refused.mend) from None
     except ValueError:  # Python refuses to print integers of more than 4,300 digits
-        raise ValueNotSerializable((), "holds an integer of more than 4,300 digits", mend="a str of its digits") from None
+        raise ValueNotSerializable(
+            (), "holds an integer of more than 4,300 digits", mend="a str of its digits"
+        ) from None
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -123,7 +127,7 @@ _AS_IT_IS: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def _tagged(value: Any, depth: int) -> Any:
-    """The value as JSON can hold it; what needs no tag is handed on as the same object, uncopied (47 us -> 11 for 1 KiB)."""
+    """The value as JSON can hold it; what needs no tag is handed on as it is, uncopied (1 KiB: 21 us instead of 47)."""
     kind = type(value)
     if kind in _AS_IT_IS:
         return value
@@ -233,7 +237,8 @@ def _untagged(mapping: dict[str, Any]) -> Any:
         raise DamagedValue from None
 
 
-# --- the user's own serializer ------------------------------------------------------------------------------------------
+# --- the user's own serializer
+# ------------------------------------------------------------------------------------------
 
 
 def _dumps_checked(serializer: Serializer, value: object) -> bytes:
@@ -241,9 +246,11 @@ def _dumps_checked(serializer: Serializer, value: object) -> bytes:
         dumped = serializer.dumps(value)
         body = dumped.encode() if isinstance(dumped, str) else bytes(dumped)
         back = serializer.loads(body)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the user's serializer may raise anything
         raise ValueNotSerializable(
-            (), f"cannot be stored: serializer {serializer.name!r} raised {type(error).__name__}", mend="what it accepts"
+            (),
+            f"cannot be stored: serializer {serializer.name!r} raised {type(error).__name__}",
+            mend="what it accepts",
         ) from None
     difference = first_difference(value, back)
     if difference is not None:

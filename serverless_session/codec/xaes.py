@@ -1,7 +1,8 @@
 """XAES-256-GCM as C2SP specifies it (c2sp.org/XAES-256-GCM), over AES and AES-GCM from `cryptography`.
 
-A 24-byte random nonce makes 2^80 messages under one key safe, where plain AES-GCM's 12 bytes stop at 2^32: the first half
-derives a key for the message (a CMAC-based KDF, two AES blocks), the second is the nonce of an AES-256-GCM under it.
+A 24-byte random nonce makes 2^80 messages under one key safe, where plain AES-GCM's 12 bytes stop at 2^32: the first
+half derives a key for the message (a CMAC-based KDF, two AES blocks), the second is the nonce of an AES-256-GCM under
+it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Sealed values under derived keys, for one purpose: the store's contract again, with readable bytes.
 
-A feature asks the `SharedState` for `Records`, derives keys with `key`, turns objects into bytes with `pack` and `unpack`,
-and hands operations of the store contract to `perform`. Values are sealed on the way down and opened on the way up; what
-has passed its sealed end is Missing whatever the store says. What does not open comes back as `Failed` with the codec's
-error, so that each feature decides what that means for it. No feature touches a store or a cipher itself.
+A feature asks the `SharedState` for `Records`, derives keys with `key`, turns objects into bytes with `pack` and
+`unpack`, and hands operations of the store contract to `perform`. Values are sealed on the way down and opened on the
+way up; what has passed its sealed end is Missing whatever the store says. What does not open comes back as `Failed`
+with the codec's error, so that each feature decides what that means for it. No feature touches a store or a cipher
+itself.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Shared(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kept(Found):
-    """An opened value: `value` is what was packed, `ends_at` the moment (seconds since 1970) until which it may be used."""
+    """An opened value: `value` is what was packed, `ends_at` the moment (seconds since 1970) at which it ends."""
 
     ends_at: float = field(kw_only=True)
 

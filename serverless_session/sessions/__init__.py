@@ -1,2 +1,5 @@
-"""Sessions: `session` (the mapping the app sees), `cookie` (ids and headers), `merge` and `lifecycle` (the rules, sans-I/O),
-`middleware` (moves messages)."""
+"""Sessions.
+
+`session` is the mapping the app sees, `cookie` ids and headers, `merge` and `lifecycle` the rules (sans-I/O),
+`middleware` moves messages.
+"""

@@ -1,7 +1,7 @@
 """The session's id and the cookie that carries it: bytes in, bytes out.
 
-An id is 256 random bits with the key id of the secret that made it and an 8-byte MAC, so a made-up id is turned away without
-a trip to the store. It never stands in the store: only a hash of its random part does.
+An id is 256 random bits with the key id of the secret that made it and an 8-byte MAC, so a made-up id is turned away
+without a trip to the store. It never stands in the store: only a hash of its random part does.
 
 The Cookie header is parsed here, from its bytes: only spaces and tabs are trimmed and names are compared byte for byte,
 because what `str.strip` also removes (\\xa0, \\x85, \\x0b, ...) lets a sibling domain plant a `__Host-` name. Several
@@ -98,7 +98,7 @@ class CookieSettings:
     partitioned: bool
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _TOKEN.fullmatch(self.name):
+        if not _TOKEN.fullmatch(self.name):
             raise _bad_cookie("the cookie's name is no HTTP token", "session_cookie=", 'session_cookie="session"')
         if self.same_site not in ("lax", "strict", "none"):
             raise _bad_cookie("the cookie's SameSite is unknown", "same_site=", '"lax", "strict" or "none"')
@@ -108,7 +108,7 @@ class CookieSettings:
             raise _bad_cookie("the cookie's domain is no domain", "domain=", 'domain="example.com", or nothing')
 
     def set(self, value: str, max_age: int | None, *, https: bool) -> bytes:
-        """The Set-Cookie value that stores `value`; `max_age` in seconds, None for a cookie of the browser's session."""
+        """The Set-Cookie value that stores `value`; `max_age`: seconds, None for a cookie of the browser's session."""
         age = f"Max-Age={max_age}; " if max_age is not None else ""
         return f"{self.name}={value}; path={self.path}; {age}{self._attributes(https)}".encode("latin-1")
 

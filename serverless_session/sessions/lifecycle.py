@@ -1,26 +1,26 @@
 """The rules of a session's life, sans-I/O: everything that two requests at once could break is decided here.
 
-`Visit` is one request's dealings with one session. `load`, `save` and `end` are generators: they yield operations of the
-store contract, are sent the outcomes, and never wait, look at a clock or know where bytes are kept. So a test can run
-the steps of several visits in every order.
+`Visit` is one request's dealings with one session. `load`, `save` and `end` are generators: they yield operations of
+the store contract, are sent the outcomes, and never wait, look at a clock or know where bytes are kept. So a test can
+run the steps of several visits in every order.
 
 Where a visit stands:
 
-    NOTHING   no cookie, or one whose record is not there       -> what is written begins a session with a new id
-    LIVE      the record was loaded                             -> changes are written by compare-and-set, merged on conflict
-    MOVED     a stone was found: the session has a new id       -> plain changes are dropped, no cookie is touched
-    GONE      it was ended, moved or forgotten while we ran     -> the same
+    NOTHING   no cookie, or one whose record is not there    -> what is written begins a session with a new id
+    LIVE      the record was loaded                          -> changes are written by compare-and-set, or merged
+    MOVED     a stone was found: the session has a new id    -> plain changes are dropped, no cookie is touched
+    GONE      it was ended, moved or forgotten while we ran  -> the same
 
 Rules, each a compare-and-set on the record's version:
 
 1. An ending deletes the record; where it meets a change it deletes that; where it meets a stone it ends the successors.
-2. A new id: first the new record is written, then the old one becomes a *stone*, which names its successors and lives as
-   long as the longest request. If the old one was ended in between, the new one is taken back. So whichever of logout and
-   new id comes last sees the other.
+2. A new id: first the new record is written, then the old one becomes a *stone*, which names its successors and lives
+   as long as the longest request. If the old one was ended in between, the new one is taken back. So whichever of
+   logout and new id comes last sees the other.
 3. A change that meets another change is merged with it (`merge`); one that meets a stone, or nothing, is dropped.
 4. A session emptied key by key is kept, empty, as long as the longest request, so that a change in flight still merges.
-5. A change prolongs the life of record and cookie together, once a tenth of it is gone; until then neither is touched. A
-   cookie sent at every change could arrive after, and overwrite, the one of a login in another tab.
+5. A change prolongs the life of record and cookie together, once a tenth of it is gone; until then neither is touched.
+   A cookie sent at every change could arrive after, and overwrite, the one of a login in another tab.
 """
 
 from __future__ import annotations
@@ -120,13 +120,12 @@ class Visit:
         """Find out where we stand and fill `session`. No id: no trip."""
         found: Outcome = Missing()
         if session_id is not None and self._life > 0:
-            key = self._vault.key(session_id.secret)
-            found = yield from _ask(Read(key))
-        if not isinstance(found, Kept):
+            found = yield from _ask(Read(self._vault.key(session_id.secret)))
+        if session_id is None or not isinstance(found, Kept):
             self._begin(now)
             return
         record = self._vault.unpack(found.value)
-        self._standing = _Standing(key, found.version, found.value, found.ends_at)
+        self._standing = _Standing(self._vault.key(session_id.secret), found.version, found.value, found.ends_at)
         if (successors := _successors_of(record)) is not None:
             self._begin(now)
             self._state, self._successors = _State.MOVED, successors
@@ -217,7 +216,7 @@ class Visit:
     # --- a new id -----------------------------------------------------------------------------------------------------
 
     def _move(self, packed: bytes, now: float, *, carry: bool) -> Steps[Cookie]:
-        """Begin a record under a new id, and make a stone of the old one; `carry`: merge in what happened to it since."""
+        """Begin a record under a new id, make a stone of the old one; `carry`: merge in what happened to it since."""
         new_id = self._new_id()
         if not carry:
             self._created = now

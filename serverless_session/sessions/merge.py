@@ -1,7 +1,7 @@
 """Two changes of one session become one: a three-way merge, pure.
 
-`base` is what one request loaded, `mine` what it made of it, `theirs` what another request has stored meanwhile. What only
-one side changed is taken from that side. Where both changed the same thing:
+`base` is what one request loaded, `mine` what it made of it, `theirs` what another request has stored meanwhile. What
+only one side changed is taken from that side. Where both changed the same thing:
 
 1. The deletion of a key wins over a change of it, at every depth: a logout written as a deletion is never undone.
 2. Two mappings are merged key by key.

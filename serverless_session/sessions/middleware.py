@@ -1,11 +1,12 @@
 """The ASGI middleware: loads the session, lets the app run, saves before the response starts. It only moves messages.
 
-Saved before the response starts, again before its last chunk and when the app returns, each only if something changed since.
-So nobody sees an answer whose session was not kept. When the app raises, only endings are carried out. A store that
-fails before the start turns the answer into a 503; after it, the stream is broken off instead of finished cleanly.
+Saved before the response starts, again before its last chunk and when the app returns, each only if something changed
+since. So nobody sees an answer whose session was not kept. When the app raises, only endings are carried out. A store
+that fails before the start turns the answer into a 503; after it, the stream is broken off instead of finished cleanly.
 
-What a wrong setting raises is kept: servers swallow exceptions of a constructor ("lifespan protocol appears unsupported")
-and answer 500 for ever. It is answered to `lifespan.startup`, and raised at the first request where there is no lifespan.
+What a wrong setting raises is kept: servers swallow exceptions of a constructor ("lifespan protocol appears
+unsupported") and answer 500 for ever. It is answered to `lifespan.startup`, and raised at the first request where there
+is no lifespan.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ CALLS_OF_A_SAVE: Final = 10
 class SessionMiddleware:
     """Sessions kept in a store; a drop-in for `starlette.middleware.sessions.SessionMiddleware`.
 
-    Starlette's arguments come first, in its order, with its meaning. `max_age`: seconds or `timedelta` from the last change;
-    None makes a cookie of the browser's session and a record of 14 days; 0 or less stores nothing. `https_only=None` (the
-    default) makes the cookie Secure whenever the request came over https. `shared`: a `SharedState`; or `store` (URL or
-    `Store`) and `secret_key` for one of its own; with none of them `SharedState.default()`.
+    Starlette's arguments come first, in its order, with its meaning. `max_age`: seconds or `timedelta` from the last
+    change; None makes a cookie of the browser's session and a record of 14 days; 0 or less stores nothing.
+    `https_only=None` (the default) makes the cookie Secure whenever the request came over https. `shared`: a
+    `SharedState`; or `store` (URL or `Store`) and `secret_key` for one of its own; with none of them
+    `SharedState.default()`.
 
-    Trips to the store: none without a genuine cookie, 1 to read, 1 more to write a change, 1 for a new session, 2 in all to
-    log out, 3 to change the id. A wrong setting is answered at start-up.
+    Trips to the store: none without a genuine cookie, 1 to read, 1 more to write a change, 1 for a new session, 2 in
+    all to log out, 3 to change the id. A wrong setting is answered at start-up.
     """
 
     def __init__(
@@ -140,9 +142,7 @@ class SessionMiddleware:
 class _Answer:
     """What goes back to the server for one request, with the session saved in time."""
 
-    def __init__(
-        self, middleware: SessionMiddleware, records: Records, visit: Visit, scope: Scope, send: Send
-    ) -> None:
+    def __init__(self, middleware: SessionMiddleware, records: Records, visit: Visit, scope: Scope, send: Send) -> None:
         self._shared, self._cookie, self._max_age = middleware._shared, middleware._cookie, middleware._max_age
         self._records = records
         self._visit = visit
@@ -203,7 +203,9 @@ class _Answer:
         if self._scope["type"] == "websocket":
             await self._send({"type": "websocket.close", "code": 1013})
             return
-        body = b'{"title":"Service Unavailable","status":503,"detail":"Sessions cannot be kept at the moment. Try again."}'
+        body = (
+            b'{"title":"Service Unavailable","status":503,"detail":"Sessions cannot be kept at the moment. Try again."}'
+        )
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(body)).encode()),

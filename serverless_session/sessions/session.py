@@ -1,13 +1,13 @@
 """The mapping that an app sees as `request.session`.
 
-A real `dict` with JSON-like values, so everything that takes a dict takes it; as Starlette's, it notes that it was accessed
-or modified. Nested changes need no note: the lifecycle compares contents. Our own facts about the session are attributes
-in slots, never keys, and a mistyped attribute is an error instead of lost data.
+A real `dict` with JSON-like values, so everything that takes a dict takes it; as Starlette's, it notes that it was
+accessed or modified. Nested changes need no note: the lifecycle compares contents. Our own facts about the session are
+attributes in slots, never keys, and a mistyped attribute is an error instead of lost data.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from serverless_session.errors import SessionError
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Session(dict[str, Any]):
     """What one visitor's requests remember. Written back when the response starts, if its contents have changed.
 
-    `accessed`, `modified`, `mark_accessed()`: as Starlette's. `is_new`: nothing is stored yet. `created_at`, `expires_at`:
-    aware, UTC; `expires_at` is the end that is stored, and moves when the session is written.
+    `accessed`, `modified`, `mark_accessed()`: as Starlette's. `is_new`: nothing is stored yet. `created_at`,
+    `expires_at`: aware, UTC; `expires_at` is the end that is stored, and moves when the session is written.
     """
 
     __slots__ = ("_cleared", "_created", "_ends", "_is_new", "_regenerated", "accessed", "modified")
@@ -48,23 +48,23 @@ class Session(dict[str, Any]):
     @property
     def created_at(self) -> datetime:
         """When the session began."""
-        return datetime.fromtimestamp(self._created, timezone.utc)
+        return datetime.fromtimestamp(self._created, UTC)
 
     @property
     def expires_at(self) -> datetime:
         """When it ends unless it is written again."""
-        return datetime.fromtimestamp(self._ends, timezone.utc)
+        return datetime.fromtimestamp(self._ends, UTC)
 
     def logout(self) -> None:
         """End the session: its record is deleted and its cookie removed, and nothing brings it back.
 
-        What is written afterwards in the same request begins a new session, with a new id and only that. Carried out when
-        the response starts, also if the request ends in an exception. The same as `clear()`.
+        What is written afterwards in the same request begins a new session, with a new id and only that. Carried out
+        when the response starts, also if the request ends in an exception. The same as `clear()`.
         """
         self.clear()
 
     def regenerate(self) -> None:
-        """Give the session a new id, keeping its data; the old id is never followed. Call it where rights change (login).
+        """Give the session a new id, keeping its data; the old id is never followed. For where rights change (login).
 
         Carried out when the response starts. If the session was ended by another request meanwhile, it stays ended.
         """

@@ -10,22 +10,22 @@ A store answers three operations, each with one outcome:
 
 or, any of them, `Failed(error)`. What a store promises, to the corner case:
 
-1. **Versions are the caller's.** 8 random bytes chosen before sending, new at every write, kept in front of the value. A
-   server's own number (Memcached's cas, Firestore's update time) is at most a hint for the connection that read it.
+1. **Versions are the caller's.** 8 random bytes chosen before sending, new at every write, kept in front of the value.
+   A server's own number (Memcached's cas, Firestore's update time) is at most a hint for the connection that read it.
 2. **Sending again is safe.** A `Write` whose version already stands there answers `Written`, whatever it expected. So a
    lost answer is settled by sending the same operation once more on a new connection within the deadline, never by a
    read (the first copy may still land after the read). If that meets somebody else's version, or is lost too, the
    outcome is `Failed(WriteUncertain)`. A `Delete` sent again may say `Missing`. With `expect=ANYTHING` nothing can be
    settled: it is for tools.
 3. **Conflict** shows what stood there at or after the refusal, never the expected version itself.
-4. **Expiry**: never earlier than `ttl` seconds after the write, at most 2 s later; an expired value is never returned, even
-   where the server deletes it late. A write that expects a version which has expired and was not replaced may land, and
-   a `Delete` may call it `Deleted`.
+4. **Expiry**: never earlier than `ttl` seconds after the write, at most 2 s later; an expired value is never returned,
+   even where the server deletes it late. A write that expects a version which has expired and was not replaced may
+   land, and a `Delete` may call it `Deleted`.
 5. **Reads see every write acknowledged before they began**: primary, consistent reads, one region.
-6. **One call, one trip** wherever the server allows it. The keys of one call differ; its operations run in any order or side
-   by side, each with its own outcome, and a call is never a transaction. Who needs an order makes two calls.
-7. `look_first=True` lets a store read before it writes, where a failed condition costs as much as a write. It changes no
-   outcome.
+6. **One call, one trip** wherever the server allows it. The keys of one call differ; its operations run in any order or
+   side by side, each with its own outcome, and a call is never a transaction. Who needs an order makes two calls.
+7. `look_first=True` lets a store read before it writes, where a failed condition costs as much as a write. It changes
+   no outcome.
 8. **Too large** is `Failed(ValueTooLarge)`, decided from `limits` before anything is sent: the old value stands.
 9. **Deadlines**: a call ends within `deadline.time_left()`; what was not answered by then is `Failed(StoreTimeout)` for
    reads and for writes that were surely not sent, `Failed(WriteUncertain)` for the others. A connection that ran out of
@@ -39,7 +39,8 @@ from collections.abc import Sequence
 from time import time
 
 from serverless_session.stores import (
-    ABSENT, ANYTHING, Conflict, Delete, Deleted, Found, Limits, Missing, Operation, Outcome, Read, Store, Write, Written,
+    ABSENT, ANYTHING, Conflict, Delete, Deleted, Found, Limits, Missing, Operation, Outcome, Read, Store, Write,
+    Written,
 )
 
 class DictStore(Store):
@@ -82,7 +83,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NewType
+from typing import Final, Literal, NewType
 
 from serverless_session.errors import ServerlessSessionError, ValueTooLarge
 
@@ -158,16 +159,14 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove what stands under `key`, if it is what is expected. `ABSENT` makes no sense here."""
+    """Remove what stands under `key`, if it is what is expected."""
 
     key: str = field(repr=False)
-    expect: Expected = field(repr=False, kw_only=True)
+    expect: Version | Literal[Expect.ANYTHING] = field(repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_key(self.key)
-        if self.expect is ABSENT:
-            raise ValueError("Delete expects a version, or ANYTHING")
-        if not isinstance(self.expect, Expect):
+        if self.expect is not ANYTHING:
             _check_version(self.expect)
 
 
@@ -258,7 +257,7 @@ class Store(ABC):
 
     async def aclose(self) -> None:
         """Close what the running loop holds open. The store may be used again and opens anew."""
-        return None
+        return
 
     async def read(self, key: str) -> Found | Missing:
         """What stands under `key`. Raises `StoreError` if the store could not tell."""
@@ -274,7 +273,7 @@ class Store(ABC):
         assert isinstance(outcome, Written | Conflict)
         return outcome
 
-    async def delete(self, key: str, *, expect: Expected) -> Deleted | Missing | Conflict:
+    async def delete(self, key: str, *, expect: Version | Literal[Expect.ANYTHING]) -> Deleted | Missing | Conflict:
         """Delete under compare-and-set. Raises as `write` does."""
         outcome = await self._only(Delete(key, expect=expect))
         assert isinstance(outcome, Deleted | Missing | Conflict)

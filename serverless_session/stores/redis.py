@@ -1,8 +1,9 @@
 """A store in Redis 6.2 or newer, or Valkey: commands and what their answers mean. `redis_links` carries them.
 
 A value is kept as its 8-byte version followed by the bytes. Compare-and-set is a constant Lua script over that prefix,
-sent as plain `EVAL`: it costs what `EVALSHA` costs (37 us each, measured) and knows no `NOSCRIPT`. Expiry is the server's,
-in milliseconds. An answer that was lost is settled by sending the same operations once more over a new connection.
+sent as plain `EVAL`: it costs what `EVALSHA` costs (37 us each, measured) and knows no `NOSCRIPT`. Expiry is the
+server's, in milliseconds. An answer that was lost is settled by sending the same operations once more over a new
+connection.
 """
 
 from __future__ import annotations
@@ -177,7 +178,9 @@ def _outcome(operation: Operation, answer: object, *, again: bool) -> Outcome:
             if not isinstance(stands, Found):
                 return stands
     if again:
-        return Failed(WriteUncertain("a write was sent twice, and what stands there now is neither what it expected nor it"))
+        return Failed(
+            WriteUncertain("a write was sent twice, and what stands there now is neither what it expected nor it")
+        )
     return Conflict(stands)
 
 

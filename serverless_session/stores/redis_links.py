@@ -1,7 +1,7 @@
 """What carries commands to Redis: redis-py's asyncio connections, a bounded pool of them for each event loop.
 
-This module knows nothing of what commands mean. A `Burst` is written in one piece and its answers are read in order; what
-was answered before a link broke stays in the burst, so that the store can tell what is settled from what is not.
+This module knows nothing of what commands mean. A `Burst` is written in one piece and its answers are read in order;
+what was answered before a link broke stays in the burst, so that the store can tell what is settled from what is not.
 redis-py's own client, pool and pipeline are left out on purpose: they retry without a deadline, fail at the 101st
 concurrent call, and throw away answers already read when the link breaks. Its `Connection` is used as it comes, with
 `protocol=2` and `driver_info=None`: the first answer of a new connection takes 1 exchange instead of 5.
@@ -51,7 +51,7 @@ class Burst:
 
 
 class LinkBroken(Exception):
-    """The burst was not answered to its end. `timed_out`: because time ran out; `refused`: by the server, unexecuted."""
+    """The burst was not answered to its end. `timed_out`: time ran out; `refused`: by the server, unexecuted."""
 
     def __init__(self, what: str, *, timed_out: bool = False, refused: bool = False) -> None:
         super().__init__(what)
@@ -119,7 +119,9 @@ class Links:
         """Close what a loop that has ended left open; nothing can be awaited there any more."""
         while self._idle:
             link, _ = self._idle.pop()
-            with contextlib.suppress(RuntimeError):  # the loop is closed: closing its transport cannot be announced there
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the loop is closed: closing its transport cannot be announced there
                 link._close()  # redis-py's public way to close has to be awaited
 
 
@@ -129,7 +131,7 @@ async def _drop(link: AbstractConnection) -> None:
 
 
 class LinksByLoop:
-    """One `Links` for each running loop of this process; those of ended loops and of the process forked from are let go."""
+    """One `Links` for each running loop; those of ended loops, and of the process that forked us, are let go."""
 
     def __init__(self, factory: ConnectionPool, most: int) -> None:
         self._factory = factory

@@ -1,0 +1,1 @@
+"""On AWS Lambda: the only room that knows of it."""

@@ -1,0 +1,3 @@
+"""The command line, `serverless-session`: one module a command."""
+
+from __future__ import annotations

@@ -1,0 +1,25 @@
+"""Every Python example in the README, in docs/ and in the docstring of the store contract runs, a document at a time.
+
+The examples of one document share their names, in the order of the text, and run in an empty folder. An example that
+cannot run stands after `<!--- skip: next -->`.
+"""
+
+from pathlib import Path
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+ROOT = Path(__file__).parent.parent.parent
+MODULES = ["serverless_session/stores/contract.py"]
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *(ROOT / module for module in MODULES)])
+
+sybil = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = sybil.parse(path)
+    monkeypatch.chdir(tmp_path)
+    for example in document:
+        example.evaluate()
