@@ -13,7 +13,8 @@ Where a visit stands:
 
 Rules, each a compare-and-set on the record's version:
 
-1. An ending deletes the record; where it meets a change it deletes that; where it meets a stone it ends the successors.
+1. An ending deletes the record; where it meets a change it deletes that; where it meets a stone it ends the successors,
+   then deletes the stone, so that nobody names one more.
 2. A new id: first the new record is written, then the old one becomes a *stone*, which names its successors and lives
    as long as the longest request. If the old one was ended in between, the new one is taken back. So whichever of
    logout and new id comes last sees the other.
@@ -171,13 +172,12 @@ class Visit:
 
     def end(self) -> Steps[Cookie]:
         """Carry out an ending alone: what is left to do when the request ended in an exception."""
-        session, ended = self.session, False
+        session, standing, ended = self.session, self._standing, False
         if not session._cleared:
             return Cookie.KEEP
-        if self._state is _State.LIVE and self._standing is not None:
-            ended = yield from self._end_record(self._standing.key, self._standing.version)
-        elif self._state is _State.MOVED:
-            ended = yield from self._end_successors(self._successors)
+        if standing is not None and self._state in (_State.LIVE, _State.MOVED):
+            stands = Kept(standing.packed, standing.version, ends_at=standing.ends_at)
+            ended = yield from self._end_what_stands(standing.key, stands)
         if self._state is not _State.NOTHING:
             self._state = _State.GONE
         session._cleared = session._regenerated = False
@@ -186,32 +186,23 @@ class Visit:
 
     # --- endings ------------------------------------------------------------------------------------------------------
 
-    def _end_record(self, key: str, version: Version) -> Steps[bool]:
-        """Delete a record by version; where it has become a stone, its successors. True: something live was ended."""
+    def _end_what_stands(self, key: str, stands: Kept) -> Steps[bool]:
+        """Delete a record by version, a stone after its successors. True: something live was ended."""
+        ended = False
         while True:
-            outcome = yield from _ask(Delete(key, expect=version))
+            successors = _successors_of(self._vault.unpack(stands.value))
+            for successor in successors or ():
+                found = yield from _ask(Read(successor))
+                if isinstance(found, Kept):
+                    ended |= yield from self._end_what_stands(successor, found)
+            outcome = yield from _ask(Delete(key, expect=stands.version))
             match outcome:
                 case Deleted():
-                    return True
-                case Conflict(stands=Kept() as stands):
-                    successors = _successors_of(self._vault.unpack(stands.value))
-                    if successors is not None:
-                        return (yield from self._end_successors(successors))
-                    version = stands.version
+                    return ended or successors is None
+                case Conflict(stands=Kept() as newer):
+                    stands = newer
                 case _:
-                    return False
-
-    def _end_successors(self, keys: list[str]) -> Steps[bool]:
-        ended = False
-        for key in keys:
-            found = yield from _ask(Read(key))
-            if isinstance(found, Kept):
-                successors = _successors_of(self._vault.unpack(found.value))
-                if successors is not None:
-                    ended |= yield from self._end_successors(successors)
-                else:
-                    ended |= yield from self._end_record(key, found.version)
-        return ended
+                    return ended
 
     # --- a new id -----------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ def merge(base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any]) ->
 def _merged(base: Any, mine: Any, theirs: Any) -> tuple[Any, int]:
     if _same(base, mine):
         return theirs, 0
-    if _same(base, theirs) or _same(mine, theirs):
+    if _same(base, theirs):
         return mine, 0
     if mine is _ABSENT or theirs is _ABSENT:
         return _ABSENT, 0
@@ -55,7 +55,7 @@ def _merged(base: Any, mine: Any, theirs: Any) -> tuple[Any, int]:
         start = base if isinstance(base, list) else []
         if _grew(start, mine) and _grew(start, theirs):
             return [*theirs, *mine[len(start) :]], 0
-    return mine, 1
+    return mine, 0 if _same(mine, theirs) else 1
 
 
 def _grew(start: list[Any], now: list[Any]) -> bool:

@@ -1,0 +1,112 @@
+"""Every order in which the steps of several requests can run, over the real lifecycle and a real (in-memory) store.
+
+A request is a generator: it yields before each of its steps, and a step is one operation that the store carries out, or the
+moment in which the browser takes the answer's cookie. `orders` runs the same requests again and again, each time from a
+fresh store, until every choice of who goes next has been taken once.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from serverless_session.records.records import Records
+from serverless_session.sessions.cookie import IdMaker, SessionId
+from serverless_session.sessions.lifecycle import Cookie, Steps, Visit
+from serverless_session.sessions.session import Session
+from serverless_session.shared import SharedState
+from serverless_session.stores import MemoryStore
+from serverless_session.testing import ManualClock
+
+SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
+LIFE = 1000.0
+
+_T = TypeVar("_T")
+Request = Generator[None, None, None]
+App = Callable[[Session], None]
+
+
+@dataclass
+class World:
+    """One run: a store, a clock, a browser's cookie jar."""
+
+    visit: type[Visit] = Visit
+    jar: SessionId | None = None
+    events: list[str] = field(default_factory=list)
+    set_cookies: list[SessionId] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clock = ManualClock(1_000_000.0)
+        self.shared = SharedState(MemoryStore(clock=self.clock), secret_key=SECRET, clock=self.clock)
+        self.records: Records = self.shared.records("session")
+        self.ids = IdMaker(self.shared.key_ring, self.shared.namespace)
+
+    def request(self, app: App, *, cookie: SessionId | None = None) -> Request:
+        """A request with the cookie that the jar holds when the browser sends it (now), or another one."""
+        return self._request(app, self.jar if cookie is None else cookie)
+
+    def _request(self, app: App, cookie: SessionId | None) -> Request:
+        visit = self.visit(self.records, self.ids.new, life=LIFE)
+        yield from self._steps(visit.load(cookie, now=self.clock.time()))
+        app(visit.session)
+        answer = yield from self._steps(visit.save(now=self.clock.time()))
+        self.events += visit.events
+        yield
+        if answer is Cookie.SET:
+            assert visit.id is not None
+            self.jar = visit.id
+            self.set_cookies.append(visit.id)
+        elif answer is Cookie.REMOVE:
+            self.jar = None
+
+    def _steps(self, steps: Steps[_T]) -> Generator[None, None, _T]:
+        try:
+            operation = next(steps)
+            while True:
+                yield
+                operation = steps.send(done(self.records.perform(operation))[0])
+        except StopIteration as stop:
+            result: _T = stop.value
+            return result
+
+    def alone(self, app: App, *, cookie: SessionId | None = None) -> None:
+        """One request from its start to its end."""
+        for _ in self.request(app, cookie=cookie):
+            pass
+
+    def content(self, cookie: SessionId | None) -> dict[str, Any]:
+        """What a request with that cookie would see."""
+        seen: list[dict[str, Any]] = []
+        for _ in self.request(lambda session: seen.append(dict(session)), cookie=cookie):
+            pass
+        return seen[0]
+
+
+def done(coroutine: Any) -> Any:
+    """The result of a coroutine that never waits, as everything over a memory store."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waited")
+
+
+def orders(begin: Callable[[], tuple[World, Sequence[Request]]]) -> Iterator[World]:
+    """Run the requests that `begin` makes in every order of their steps; yields each world after its run."""
+    prefix: list[int] = []
+    while True:
+        world, requests = begin()
+        running = list(requests)
+        taken: list[tuple[int, int]] = []
+        while running:
+            choice = prefix[len(taken)] if len(taken) < len(prefix) else 0
+            taken.append((choice, len(running)))
+            try:
+                next(running[choice])
+            except StopIteration:
+                del running[choice]
+        yield world
+        while taken and taken[-1][0] + 1 >= taken[-1][1]:
+            taken.pop()
+        if not taken:
+            return
+        prefix = [choice for choice, _ in taken[:-1]] + [taken[-1][0] + 1]
