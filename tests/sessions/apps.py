@@ -1,6 +1,5 @@
 """Small apps and a browser's view of them, for the tests of the session middleware."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,13 +41,6 @@ async def append(request: Request) -> Response:
     return JSONResponse(request.session)
 
 
-async def put(request: Request) -> Response:
-    """Sets one key, after everybody else has loaded the session too."""
-    await asyncio.sleep(0)
-    request.session[request.path_params["key"]] = 1
-    return JSONResponse({})
-
-
 async def plain(request: Request) -> Response:
     return PlainTextResponse("plain")
 
@@ -59,7 +51,6 @@ ROUTES = [
     Route("/clear", clear, methods=["POST"]),
     Route("/regenerate", regenerate, methods=["POST"]),
     Route("/append", append, methods=["POST"]),
-    Route("/put/{key}", put, methods=["POST"]),
     Route("/plain", plain),
 ]
 

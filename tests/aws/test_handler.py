@@ -1,0 +1,272 @@
+"""An app behind the Lambda handler: events in, answers out, and what lives between two of them."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from serverless_session import LambdaHandler, ServerlessSessionError, SharedState
+from serverless_session.deadline import time_left
+from serverless_session.stores import MemoryStore, Operation, Outcome
+from tests.aws.events import Context, event_v2
+from tests.servers import Server
+from tests.sessions.apps import SECRET, app_over, counted
+from tests.wire import TripCounter
+
+Handlers = Callable[[Any], LambdaHandler]
+
+
+@pytest.fixture
+def handlers() -> Iterator[Handlers]:
+    """Makes handlers, and closes them in the end."""
+    made: list[LambdaHandler] = []
+
+    def make(app: Any) -> LambdaHandler:
+        made.append(LambdaHandler(app))
+        return made[-1]
+
+    yield make
+    for handler in made:
+        handler.close()
+
+
+def cookie_of(answer: dict[str, Any]) -> str:
+    (cookie,) = answer["cookies"]
+    return str(cookie).partition(";")[0]
+
+
+def test_a_session_from_event_to_event(handlers: Handlers) -> None:
+    shared, store = counted()
+    handler = handlers(app_over(shared))
+    answer = handler(event_v2("POST", "/update", body={"user": "ann"}), Context())
+    assert answer["statusCode"] == 200
+    assert json.loads(answer["body"]) == {"user": "ann"}
+    assert answer["isBase64Encoded"] is False
+    assert "; secure" in answer["cookies"][0]
+    cookie = cookie_of(answer)
+    store.reset()
+    answer = handler(event_v2("GET", "/view", cookies=("theme=dark", cookie)), Context())
+    assert json.loads(answer["body"]) == {"user": "ann"}
+    assert "cookies" not in answer
+    assert store.calls == 1
+    answer = handler(event_v2("POST", "/clear", cookies=(cookie,)), Context())
+    assert answer["cookies"][0].startswith("session=null;")
+    answer = handler(event_v2("GET", "/view", cookies=(cookie,)), Context())
+    assert json.loads(answer["body"]) == {}
+
+
+def test_two_cookies_leave_as_two(handlers: Handlers) -> None:
+    async def two(request: Request) -> Response:
+        request.session["a"] = 1
+        response = JSONResponse({})
+        response.set_cookie("theme", "dark")
+        return response
+
+    shared, _ = counted()
+    answer = handlers(app_over(shared, Route("/two", two)))(event_v2(path="/two"), Context())
+    assert sorted(cookie.partition("=")[0] for cookie in answer["cookies"]) == ["session", "theme"]
+
+
+def test_a_base64_body_and_a_query(handlers: Handlers) -> None:
+    async def echo(request: Request) -> Response:
+        return JSONResponse({"body": await request.json(), "query": list(request.query_params.multi_items())})
+
+    handler = handlers(Starlette(routes=[Route("/echo", echo, methods=["POST"])]))
+    answer = handler(event_v2("POST", "/echo", query="a=1&a=%C3%A9", body={"é": 1}, binary=True), Context())
+    assert json.loads(answer["body"]) == {"body": {"é": 1}, "query": [["a", "1"], ["a", "é"]]}
+
+
+def test_trips_on_the_wire_and_one_connection_for_many_events(handlers: Handlers, valkey: Server) -> None:
+    with TripCounter.to(valkey.port) as wire:
+        handler = handlers(app_over(SharedState(wire.url, secret_key=SECRET)))
+        cookie = cookie_of(handler(event_v2("POST", "/update", body={"n": 0}), Context()))
+        for number in range(1, 20):
+            handler(event_v2("POST", "/update", body={"n": number}, cookies=(cookie,)), Context())
+        assert wire.trips == 1 + 19 * 2
+        assert wire.connections == 1
+
+
+def test_the_lifespan_starts_once_and_its_state_is_seen(handlers: Handlers) -> None:
+    starts: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        starts.append("start")
+        yield {"pool": "warm"}
+        starts.append("stop")
+
+    async def pool(request: Request) -> Response:
+        return PlainTextResponse(request.state.pool)
+
+    handler = handlers(Starlette(routes=[Route("/", pool)], lifespan=lifespan))
+    assert [handler(event_v2(), Context())["body"] for _ in range(3)] == ["warm"] * 3
+    assert starts == ["start"]
+    handler.close()
+    assert starts == ["start", "stop"]
+
+
+def test_a_lifespan_that_fails_is_seen_and_tried_again(handlers: Handlers) -> None:
+    fails = [True, False]
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if fails.pop(0):
+            raise RuntimeError("no database")
+        yield
+
+    handler = handlers(Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok"))], lifespan=lifespan))
+    with pytest.raises(ServerlessSessionError, match="no database"):
+        handler(event_v2(), Context())
+    assert handler(event_v2(), Context())["body"] == "ok"
+
+
+def test_a_wrong_setting_is_seen_in_the_log_of_the_first_event(handlers: Handlers) -> None:
+    handler = handlers(app_over(SharedState("redis://localhost", secret_key="short")))
+    with pytest.raises(ServerlessSessionError, match=r"weak-secret(.|\n)*write:"):
+        handler(event_v2(), Context())
+
+
+def test_an_app_without_lifespan(handlers: Handlers) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    assert handlers(app)(event_v2(), Context())["statusCode"] == 204
+
+
+def test_context_variables_of_one_event_are_not_seen_by_the_next(handlers: Handlers) -> None:
+    user: ContextVar[str | None] = ContextVar("user", default=None)
+
+    async def whoami(request: Request) -> Response:
+        before = user.get()
+        user.set("ann")
+        return JSONResponse(before)
+
+    handler = handlers(Starlette(routes=[Route("/", whoami)]))
+    assert [handler(event_v2(), Context())["body"] for _ in range(3)] == ["null"] * 3
+
+
+def test_sync_endpoints_share_one_thread_over_many_events(handlers: Handlers) -> None:
+    def where(request: Request) -> Response:
+        return PlainTextResponse(str(threading.get_ident()))
+
+    handler = handlers(Starlette(routes=[Route("/", where)]))
+    assert len({handler(event_v2(), Context())["body"] for _ in range(100)}) == 1
+
+
+def test_no_store_call_outlives_the_invocation(handlers: Handlers) -> None:
+    lefts: list[float] = []
+
+    class Watching(MemoryStore):
+        async def perform(self, *operations: Operation) -> Sequence[Outcome]:
+            lefts.append(time_left())
+            return await super().perform(*operations)
+
+    shared = SharedState(Watching(), secret_key=SECRET, timeout=2.0)
+    handler = handlers(app_over(shared))
+    for remaining in (30.0, 0.5):
+        handler(event_v2("POST", "/update", body={"a": 1}), Context(remaining))
+    assert 1.5 < lefts[0] <= 2.0
+    assert 0.2 < lefts[1] <= 0.5
+
+
+def test_a_silent_store_is_503_before_lambda_ends_us(handlers: Handlers, silent_port: int) -> None:
+    shared = SharedState(f"redis://127.0.0.1:{silent_port}", secret_key=SECRET, timeout=5.0)
+    handler = handlers(app_over(shared))
+    begun = time.monotonic()
+    assert handler(event_v2("POST", "/update", body={"a": 1}), Context(0.6))["statusCode"] == 503
+    assert time.monotonic() - begun < 1.5
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A server that accepts and never answers."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        yield port
+
+
+def test_what_the_app_raises_is_500(handlers: Handlers, caplog: pytest.LogCaptureFixture) -> None:
+    async def raw(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("the app's fault")
+
+    assert handlers(raw)(event_v2(), Context())["statusCode"] == 500
+    assert "the app's fault" in caplog.text
+
+
+def test_background_tasks_and_streams_are_finished_before_the_answer(handlers: Handlers) -> None:
+    done: list[str] = []
+
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[str]:
+            for part in ("one", "two"):
+                yield part
+
+        return StreamingResponse(body(), background=BackgroundTask(done.append, "background"))
+
+    answer = handlers(Starlette(routes=[Route("/", endpoint)]))(event_v2(), Context())
+    assert done == ["background"]
+    assert answer["body"] in ("onetwo", "b25ldHdv")
+
+
+@pytest.mark.parametrize("event", [{}, {"Records": []}, {"version": "1.0", "requestContext": {}}, "ping", None])
+def test_an_event_of_another_kind_is_named(handlers: Handlers, event: Any) -> None:
+    with pytest.raises(ServerlessSessionError, match="unknown-event"):
+        handlers(Starlette())(event, Context())
+
+
+def test_calls_from_several_threads_are_served_one_after_the_other(handlers: Handlers) -> None:
+    shared, _ = counted()
+    handler = handlers(app_over(shared))
+    cookie = cookie_of(handler(event_v2("POST", "/update", body={"user": "ann"}), Context()))
+    answers: list[str] = []
+
+    def call() -> None:
+        answers.extend(handler(event_v2("GET", "/view", cookies=(cookie,)), Context())["body"] for _ in range(20))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == ['{"user":"ann"}'] * 80
+
+
+def test_a_process_with_worker_threads_ends() -> None:
+    """anyio's threads are no daemons: without `_close_at_exit` the interpreter would wait for them for ever."""
+    program = """
+        from contextlib import asynccontextmanager
+        from starlette.applications import Starlette
+        from starlette.responses import PlainTextResponse
+        from starlette.routing import Route
+        from serverless_session import LambdaHandler
+        from tests.aws.events import Context, event_v2
+
+        @asynccontextmanager
+        async def lifespan(app):
+            yield
+            print("stopped")
+
+        handler = LambdaHandler(Starlette(routes=[Route("/", lambda r: PlainTextResponse("ok"))], lifespan=lifespan))
+        print(handler(event_v2(), Context())["body"])
+    """
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert ended.stdout.split() == ["ok", "stopped"]
+    assert ended.stderr == ""

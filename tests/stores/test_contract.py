@@ -1,0 +1,141 @@
+"""Each store keeps the contract: ours on memory and every real server, and the one in the contract's docstring."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from serverless_session.errors import StoreTimeout
+from serverless_session.stores import (
+    ABSENT,
+    ANYTHING,
+    Conflict,
+    Delete,
+    Failed,
+    Found,
+    MemoryStore,
+    Missing,
+    Read,
+    RedisStore,
+    Store,
+    Write,
+    contract,
+    new_version,
+)
+from tests.stores import conformance
+from tests.stores.conformance import Check
+
+STORES = ["memory", "valkey", "redis7", "redis62", "docstring"]
+
+
+def store_of_the_docstring() -> Store:
+    assert contract.__doc__ is not None
+    (program,) = re.findall(r"^```python\n(.*?)^```$", contract.__doc__, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(program, "the docstring of stores/contract.py", "exec"), names)
+    store = names["DictStore"]()
+    assert isinstance(store, Store)
+    return store
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    match request.param:
+        case "memory":
+            yield MemoryStore()
+        case "docstring":
+            yield store_of_the_docstring()
+        case server:
+            store = RedisStore(request.getfixturevalue(server).url)
+            yield store
+            await store.aclose()
+
+
+@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+async def test_a_store_keeps_the_contract(store: Store, check: Check) -> None:
+    await check(store)
+
+
+async def test_3_200_increments_by_16_tasks_are_all_kept(store: Store) -> None:
+    await conformance.check_race_of_increments(store, tasks=16, times=200)
+
+
+async def test_one_of_50_claimers_wins(store: Store) -> None:
+    await conformance.check_race_of_claims(store, claimers=50)
+
+
+async def test_one_of_20_deletes_deletes(store: Store) -> None:
+    await conformance.check_race_of_deletes(store)
+
+
+# --- wrong use is refused where the operation is made -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key", ["", "x" * 201, ".x", "__x", "a b", "a/b", "a\nb", "a\n", "naïve", "a\0", "a*", "{a}", "a%b", "٣"]
+)
+def test_a_key_that_some_store_could_not_hold_is_refused_by_all(key: str) -> None:
+    makers: list[Callable[[str], object]] = [
+        Read,
+        lambda key: Write(key, b"", ttl=1, version=new_version(), expect=ABSENT),
+        lambda key: Delete(key, expect=ANYTHING),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match="a store key has 1-200 characters") as refused:
+            make(key)
+        assert len(key) < 3 or key not in str(refused.value)
+
+
+@pytest.mark.parametrize("ttl", [0, -1, -0.001, float("inf"), float("nan")])
+def test_a_ttl_is_a_number_of_seconds_above_0(ttl: float) -> None:
+    with pytest.raises(ValueError, match="ttl"):
+        Write("a", b"", ttl=ttl, version=new_version(), expect=ABSENT)
+
+
+@pytest.mark.parametrize("version", [b"", b"1234567", b"123456789", "12345678", None, 8])
+def test_a_version_is_8_bytes(version: Any) -> None:
+    makers: list[Callable[[], object]] = [
+        lambda: Write("a", b"", ttl=1, version=version, expect=ABSENT),
+        lambda: Write("a", b"", ttl=1, version=new_version(), expect=version),
+        lambda: Delete("a", expect=version),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match="a version is 8 bytes"):
+            make()
+
+
+def test_nothing_can_be_deleted_that_is_expected_to_be_absent() -> None:
+    with pytest.raises(ValueError, match="a version is 8 bytes"):
+        Delete("a", expect=ABSENT)  # type: ignore[arg-type]
+
+
+def test_new_versions_differ() -> None:
+    versions = {new_version() for _ in range(10_000)}
+    assert len(versions) == 10_000
+    assert {len(version) for version in versions} == {8}
+
+
+def test_no_repr_shows_a_key_a_value_or_a_version() -> None:
+    key, value, version, expected = "KEYKEYKEY", b"VALVALVAL", b"VERVERVE", new_version()
+    found = Found(value, contract.Version(version))
+    shown = [
+        Read(key),
+        Write(key, value, ttl=1, version=contract.Version(version), expect=expected),
+        Delete(key, expect=contract.Version(version)),
+        found,
+        Conflict(found),
+        Conflict(Missing()),
+        Failed(StoreTimeout("redis at 127.0.0.1 did not answer", seconds=1)),
+    ]
+    for one in shown:
+        for secret in ("KEYKEYKEY", "VALVALVAL", "VERVERVE", repr(bytes(expected)), expected.hex()):
+            assert secret not in repr(one)
+            assert secret not in f"{one}"
+
+
+def test_what_an_outcome_meets() -> None:
+    version = new_version()
+    found, missing = Found(b"", version), Missing()
+    assert [found.meets(expected) for expected in (version, new_version(), ABSENT, ANYTHING)] == [True, False, False, True]
+    assert [missing.meets(expected) for expected in (version, new_version(), ABSENT, ANYTHING)] == [False, False, True, True]
