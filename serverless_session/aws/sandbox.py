@@ -95,8 +95,8 @@ def _close_at_exit(sandbox: Sandbox) -> None:
     """Close a sandbox when the process ends.
 
     anyio's worker threads are no daemons and live as long as our root task, so an interpreter that wants to exit would
-    wait for them for ever, and its `atexit` comes only after that. A daemon that waits for the main thread comes
-    before.
+    wait for them for ever, and its `atexit` comes only after that. A thread that waits for the main thread comes
+    before. It is no daemon either: the interpreter must not be taken apart under it.
     """
     _open.add(sandbox)
     _watch_main_thread()
@@ -109,7 +109,7 @@ def _watch_main_thread() -> None:
         for sandbox in list(_open):
             sandbox.close()
 
-    threading.Thread(target=close_all, name="serverless_session exit", daemon=True).start()
+    threading.Thread(target=close_all, name="serverless_session exit").start()
 
 
 class _Lifespan:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from serverless_session.codec.xaes import KEY_BYTES, XAES256GCM
 from serverless_session.errors import ConfigurationError, UnknownKey
@@ -21,12 +21,16 @@ KEY_ID_BYTES: Final = 4
 _SALT: Final = b"serverless_session 1"
 
 
-@runtime_checkable
-class _Revealing(Protocol):
-    def get_secret_value(self) -> str: ...
+if TYPE_CHECKING:
+    from starlette.datastructures import Secret
+
+    class Revealing(Protocol):
+        """A secret in a wrapper, as pydantic's `SecretStr`."""
+
+        def get_secret_value(self) -> str: ...
 
 
-SecretKey = str | _Revealing | object
+SecretKey: TypeAlias = "str | Secret | Revealing"
 """A secret: a str, Starlette's `Secret`, or anything with `get_secret_value()` (pydantic's `SecretStr`)."""
 
 
@@ -34,8 +38,9 @@ def reveal(secret: SecretKey) -> str:
     """The secret as a str. Raises `ConfigurationError` for anything that is none."""
     if isinstance(secret, str):
         return secret
-    if isinstance(secret, _Revealing):
-        return secret.get_secret_value()
+    value = getattr(secret, "get_secret_value", None)
+    if callable(value):
+        return str(value())
     if type(secret).__name__ == "Secret" and type(secret).__module__ == "starlette.datastructures":
         return str(secret)
     raise ConfigurationError(

@@ -13,8 +13,7 @@ bytes where there is no secret, envelope keys of a KMS) get numbers of their own
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from serverless_session.codec.keys import KEY_ID_BYTES, KeyRing
 from serverless_session.codec.xaes import NONCE_BYTES, TAG_BYTES
@@ -31,8 +30,7 @@ _LEAST: Final = _HEAD_BYTES + NONCE_BYTES + _END_BYTES + 2 + TAG_BYTES
 OVERHEAD_BYTES: Final = _HEAD_BYTES + NONCE_BYTES + _END_BYTES + TAG_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """What was sealed, and until when (seconds since 1970) it may be used."""
 
     packed: bytes

@@ -32,7 +32,7 @@ DEPTH: Final = 100
 _NOT_COMPRESSED: Final = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Serializer:
     """How objects become bytes: `Serializer("orjson", orjson.dumps, orjson.loads)`.
 

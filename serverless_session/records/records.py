@@ -14,7 +14,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from serverless_session.codec.keys import KeyRing
 from serverless_session.codec.sealing import Sealer, fields
@@ -32,27 +32,28 @@ from serverless_session.stores.contract import (
     Write,
 )
 
+if TYPE_CHECKING:
 
-class Shared(Protocol):
-    """What records need of a `SharedState`."""
+    class Shared(Protocol):
+        """What records need of a `SharedState`."""
 
-    @property
-    def store(self) -> Store: ...
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def key_ring(self) -> KeyRing: ...
-    @property
-    def packer(self) -> Packer: ...
-    @property
-    def namespace(self) -> str: ...
-    @property
-    def address_key(self) -> bytes | None: ...
-    @property
-    def timeout(self) -> float: ...
+        @property
+        def store(self) -> Store: ...
+        @property
+        def clock(self) -> Clock: ...
+        @property
+        def key_ring(self) -> KeyRing: ...
+        @property
+        def packer(self) -> Packer: ...
+        @property
+        def namespace(self) -> str: ...
+        @property
+        def address_key(self) -> bytes | None: ...
+        @property
+        def timeout(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Kept(Found):
     """An opened value: `value` is what was packed, `ends_at` the moment (seconds since 1970) at which it ends."""
 

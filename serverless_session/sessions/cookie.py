@@ -14,10 +14,9 @@ import base64
 import binascii
 import hmac
 import os
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
 
 from serverless_session.codec.keys import KEY_ID_BYTES, KeyRing
 from serverless_session.codec.sealing import fields
@@ -29,16 +28,18 @@ _MAC_BYTES: Final = 8
 _ID_CHARACTERS: Final = 60  # base64 of 1 + 4 + 32 + 8 bytes, without padding
 _PURPOSE: Final = "session id"
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_ATTRIBUTE: Final = re.compile(r"[ -:<-~]*")
+_TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")  # RFC 9110
+_ATTRIBUTE: Final = frozenset(map(chr, range(0x20, 0x7F))) - {";"}  # RFC 6265, path-value
 
 
-@dataclass(frozen=True, slots=True)
-class SessionId:
+class SessionId(NamedTuple):
     """A genuine id. `text` goes into the cookie and nowhere else; `secret` addresses the record."""
 
-    text: str = field(repr=False)
-    secret: bytes = field(repr=False)
+    text: str
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return "SessionId()"  # no log can show one
 
 
 class IdMaker:
@@ -86,7 +87,7 @@ def cookie_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[b
     return values
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CookieSettings:
     """How our cookie is set and removed. `https_only=None`: Secure whenever the request came over https."""
 
@@ -98,13 +99,13 @@ class CookieSettings:
     partitioned: bool
 
     def __post_init__(self) -> None:
-        if not _TOKEN.fullmatch(self.name):
+        if not self.name or not _TOKEN.issuperset(self.name):
             raise _bad_cookie("the cookie's name is no HTTP token", "session_cookie=", 'session_cookie="session"')
         if self.same_site not in ("lax", "strict", "none"):
             raise _bad_cookie("the cookie's SameSite is unknown", "same_site=", '"lax", "strict" or "none"')
-        if not self.path.startswith("/") or not _ATTRIBUTE.fullmatch(self.path):
+        if not self.path.startswith("/") or not _ATTRIBUTE.issuperset(self.path):
             raise _bad_cookie("the cookie's path is no path", "path=", 'path="/"')
-        if self.domain is not None and not (self.domain and _ATTRIBUTE.fullmatch(self.domain)):
+        if self.domain is not None and not (self.domain and _ATTRIBUTE.issuperset(self.domain)):
             raise _bad_cookie("the cookie's domain is no domain", "domain=", 'domain="example.com", or nothing')
 
     def set(self, value: str, max_age: int | None, *, https: bool) -> bytes:

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from serverless_session.errors import DamagedValue, StoreUnavailable, UnknownFormat, ValueNotSerializable
 from serverless_session.records.records import Kept
@@ -58,6 +58,18 @@ LONGEST_REQUEST: Final = 60.0
 PROLONG_AFTER: Final = 0.1
 """The share of a life that is gone before a change prolongs it."""
 
+if TYPE_CHECKING:
+
+    class Vault(Protocol):
+        """The pure part of `Records`."""
+
+        @property
+        def pack(self) -> Callable[[object], bytes]: ...
+        @property
+        def unpack(self) -> Callable[[bytes], Any]: ...
+        def key(self, *parts: bytes) -> str: ...
+
+
 _T = TypeVar("_T")
 Steps = Generator[Operation, Outcome, _T]
 
@@ -68,16 +80,6 @@ class Cookie(Enum):
     KEEP = auto()
     SET = auto()
     REMOVE = auto()
-
-
-class Vault(Protocol):
-    """The pure part of `Records`."""
-
-    @property
-    def pack(self) -> Callable[[object], bytes]: ...
-    @property
-    def unpack(self) -> Callable[[bytes], Any]: ...
-    def key(self, *parts: bytes) -> str: ...
 
 
 class _State(Enum):

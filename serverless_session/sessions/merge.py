@@ -13,16 +13,14 @@ Two things are the same only if their types agree too: `True` replaced by `1` is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from serverless_session.codec.serializers import first_difference
 
 _ABSENT: Any = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(NamedTuple):
     """The outcome, and in how many places both sides had changed the same thing so that the later one won."""
 
     data: dict[str, Any]

@@ -1,8 +1,8 @@
 """Every order in which the steps of several requests can run, over the real lifecycle and a real (in-memory) store.
 
-A request is a generator: it yields before each of its steps, and a step is one operation that the store carries out, or the
-moment in which the browser takes the answer's cookie. `orders` runs the same requests again and again, each time from a
-fresh store, until every choice of who goes next has been taken once.
+A request is a generator: it yields before each of its steps, and a step is one operation that the store carries out, or
+the moment in which the browser takes the answer's cookie. `orders` runs the same requests again and again, each time
+from a fresh store, until every choice of who goes next has been taken once.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence

@@ -47,7 +47,18 @@ def test_every_changed_bit_makes_it_made_up() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"null", b"x", b"A" * 60, b"A" * 59, b"A" * 60_000, b"\xff" * 60, b"\x00" * 60, "é".encode() * 30, b"+/" * 30],
+    [
+        b"",
+        b"null",
+        b"x",
+        b"A" * 60,
+        b"A" * 59,
+        b"A" * 60_000,
+        b"\xff" * 60,
+        b"\x00" * 60,
+        "é".encode() * 30,
+        b"+/" * 30,
+    ],
 )
 def test_what_is_no_id_is_none(value: bytes) -> None:
     assert maker(SECRET).recognise(value) is None
@@ -72,7 +83,10 @@ def test_no_id_shows_in_a_repr() -> None:
         (b"xsession=a; sessionx=b", []),
         (b"session=a=b", [b"a=b"]),
         # what str.strip would trim: a sibling domain plants a name by it
-        *[(junk + b"session=a", []) for junk in (b"\xa0", b"\x85", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x00", b"\xc2\xa0")],
+        *[
+            (junk + b"session=a", [])
+            for junk in (b"\xa0", b"\x85", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x00", b"\xc2\xa0")
+        ],
         *[(b"session" + junk + b"=a", []) for junk in (b"\xa0", b"\x85", b"\x0b", b"\x1f")],
     ],
 )
@@ -103,7 +117,14 @@ def test_several_cookie_headers_are_all_read() -> None:
     ],
 )
 def test_settings_that_cannot_be_a_cookie_are_refused(wrong: dict[str, str]) -> None:
-    right = {"name": "session", "path": "/", "same_site": "lax", "https_only": None, "domain": None, "partitioned": False}
+    right = {
+        "name": "session",
+        "path": "/",
+        "same_site": "lax",
+        "https_only": None,
+        "domain": None,
+        "partitioned": False,
+    }
     with pytest.raises(ConfigurationError) as caught:
         CookieSettings(**right | wrong)  # type: ignore[arg-type]
     assert caught.value.code == "bad-cookie"

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -226,7 +226,9 @@ def test_several_genuine_cookies_count_as_none() -> None:
     """THREATS 18: a tossed cookie of a sibling domain."""
     shared, store = counted()
     with browser(app_over(shared)) as one, browser(app_over(shared)) as two:
-        cookies = [client.post("/update", json={"user": name}).cookies["session"] for client, name in ((one, "a"), (two, "b"))]
+        cookies = [
+            client.post("/update", json={"user": name}).cookies["session"] for client, name in ((one, "a"), (two, "b"))
+        ]
     with browser(app_over(shared)) as client:
         store.reset()
         assert client.get("/view", headers={"cookie": f"session={cookies[0]}; session={cookies[1]}"}).json() == {}
@@ -340,7 +342,7 @@ async def test_a_save_is_finished_though_the_caller_is_cancelled() -> None:
 
 
 def test_what_a_session_knows_of_itself() -> None:
-    clock = ManualClock(datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp())
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
     shared = SharedState(MemoryStore(clock=clock), secret_key=SECRET, clock=clock)
     seen: list[tuple[bool, datetime, datetime]] = []
 
@@ -358,7 +360,7 @@ def test_what_a_session_knows_of_itself() -> None:
         clock.advance(timedelta(hours=1))
         client.cookies.set("session", first.cookies["session"])
         client.get("/facts")
-    begun = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
     later = begun + timedelta(minutes=61)
     assert seen[:2] == [(is_new, begun, begun + timedelta(hours=1)) for is_new in (True, False)]
     assert seen[2] == (True, later, later + timedelta(hours=1))

@@ -1,7 +1,7 @@
 """The behaviours that Starlette's own tests of its SessionMiddleware show (release 1.10.0), shown of ours.
 
-Each is written anew after a test in Starlette's tests/middleware/test_session.py (BSD-3-Clause); only the import differs for
-a user who comes from there, and a 7-character secret is as good here, because the store is in the process.
+Each is written anew after a test in Starlette's tests/middleware/test_session.py (BSD-3-Clause); only the import
+differs for a user who comes from there, and a 7-character secret is as good here, because the store is in the process.
 """
 
 import re
@@ -33,7 +33,9 @@ async def popitem(request: Request) -> Response:
 MORE = [Route("/merge", merge_in, methods=["POST"]), Route("/popitem", popitem, methods=["POST"])]
 
 
-def client_of(*, base_url: str = "http://testserver", cookies: dict[str, str] | None = None, **options: object) -> TestClient:
+def client_of(
+    *, base_url: str = "http://testserver", cookies: dict[str, str] | None = None, **options: object
+) -> TestClient:
     options.setdefault("secret_key", "example")
     app = Starlette(routes=[*ROUTES, *MORE], middleware=[Middleware(SessionMiddleware, **options)])  # type: ignore[arg-type]
     return TestClient(app, base_url=base_url, cookies=cookies)
@@ -173,5 +175,3 @@ def test_changes_in_place_are_kept(
     assert client.post("/update", json={"a": "1", "b": "2"}).json() == {"a": "1", "b": "2"}
     assert client.post(path, json=body).json() == expected
     assert client.get("/view").json() == expected
-
-

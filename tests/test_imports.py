@@ -1,0 +1,64 @@
+"""What an import costs: by the names of modules, because each of them is somebody's cold start."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+HEAVY = ("cryptography", "fakeredis", "fastapi", "mangum", "pymemcache", "redis", "rich", "starlette", "valkey")
+
+BASE = """
+    import asyncio
+    import mangum
+    from starlette.applications import Starlette
+    from tests.aws.events import Context, event_v2
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    assert mangum.Mangum(Starlette(), lifespan="auto")(event_v2(), Context())["statusCode"] == 404
+"""
+SESSIONS = """
+    from serverless_session import SessionMiddleware, SharedState
+    from starlette.applications import Starlette
+    shared = SharedState({url!r}, secret_key="k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1")
+    middleware = SessionMiddleware(Starlette(), shared=shared)
+"""
+
+
+def modules_after(program: str) -> set[str]:
+    """The names of all modules that a fresh process has loaded after the program."""
+    shown = textwrap.dedent(program) + "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    return set(json.loads(ended.stdout))
+
+
+def heavy_in(modules: set[str]) -> set[str]:
+    return {name for name in HEAVY if name in modules}
+
+
+def test_the_package_alone_imports_nothing_of_anybody() -> None:
+    assert heavy_in(modules_after("import serverless_session")) == set()
+
+
+@pytest.mark.parametrize("name", ["Duration", "ServerlessSessionError", "Session", "load_session", "open_store"])
+def test_a_name_brings_only_its_home(name: str) -> None:
+    assert heavy_in(modules_after(f"from serverless_session import {name}")) == set()
+
+
+@pytest.mark.parametrize(
+    ("url", "client"), [("memory://", set()), ("redis://localhost", {"redis"})], ids=["memory", "redis"]
+)
+def test_only_the_chosen_stores_client_is_imported(url: str, client: set[str]) -> None:
+    loaded = modules_after(SESSIONS.format(url=url) + "    middleware._ready()\n")
+    assert heavy_in(loaded) - {"starlette", "cryptography"} == client
+
+
+def test_sessions_on_the_memory_store_add_at_most_60_modules() -> None:
+    program = """
+    from serverless_session import LambdaHandler
+    answer = LambdaHandler(middleware)(event_v2(), Context())
+    assert answer["statusCode"] == 404
+    """
+    base = modules_after(BASE)
+    added = modules_after(BASE + SESSIONS.format(url="memory://") + program) - base
+    assert len(added) <= 60, sorted(added)
