@@ -1,9 +1,9 @@
 """What lives as long as a Lambda sandbox: one event loop, one root task in it, and the app's lifespan.
 
 Lambda calls a plain function, one event at a time. Between two calls the loop stands still with everything that is open
-in it. Each event runs in a task of its own (so context variables of one request are never seen by the next) inside the
-root task's task group: anyio keeps its worker threads with the task at the root of the tree, and would otherwise start
-new ones for every event.
+in it. Every event is served by the same root task: anyio keeps its worker threads with the task at the root of the
+tree, and would otherwise start new ones for every event. But each is served in a context of its own, so that no request
+sees the context variables of the one before it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import anyio
 
 from serverless_session.errors import ServerlessSessionError
 
@@ -38,6 +37,7 @@ class Sandbox:
         self._loop = asyncio.new_event_loop()
         self._jobs: asyncio.Queue[tuple[Work, asyncio.Future[Any]]] = asyncio.Queue()
         self._root: asyncio.Task[None] | None = None
+        self._closing = False
         self._lifespan = _Lifespan(app)
 
     @property
@@ -48,7 +48,7 @@ class Sandbox:
     def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """The result of `work()`, awaited in a task of its own, after the app's lifespan has started."""
         with self._turn:
-            if self._root is None:
+            if self._root is None or self._root.done():
                 self._root = self._loop.create_task(self._stay())
                 _close_at_exit(self)
             done = self._loop.create_future()
@@ -61,6 +61,7 @@ class Sandbox:
         with self._turn:
             if self._loop.is_closed():
                 return
+            self._closing = True
             if self._root is not None:
                 self._root.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -70,22 +71,42 @@ class Sandbox:
 
     async def _stay(self) -> None:
         try:
-            await self._serve()
+            while True:
+                await self._serve(*await self._jobs.get())
         finally:
             await self._lifespan.stop()
 
-    async def _serve(self) -> None:
-        async with anyio.create_task_group() as events:
-            while True:
-                work, done = await self._jobs.get()
-                events.start_soon(self._do, work, done)
-
-    async def _do(self, work: Work, done: asyncio.Future[Any]) -> None:
+    async def _serve(self, work: Work, done: asyncio.Future[Any]) -> None:
         try:
             await self._lifespan.start()
-            done.set_result(await work())
+            done.set_result(await _InContext(work(), copy_context()))
+        except asyncio.CancelledError:
+            if self._closing:
+                raise
+            done.set_exception(RuntimeError("the app cancelled the task that serves it"))
         except Exception as error:  # noqa: BLE001  it is the caller's, who waits in `run`
             done.set_exception(error)
+
+
+class _InContext:
+    """Awaits a coroutine in a context of its own, as a task would, but within the task that awaits it."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+        self._coroutine = coroutine
+        self._context = context
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step: Callable[[Any], Any] = self._coroutine.send
+        value: Any = None
+        while True:
+            try:
+                waits_for = self._context.run(step, value)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                step, value = self._coroutine.send, (yield waits_for)
+            except BaseException as error:  # noqa: BLE001  whatever wakes the task wakes the coroutine
+                step, value = self._coroutine.throw, error
 
 
 _open: weakref.WeakSet[Sandbox] = weakref.WeakSet()

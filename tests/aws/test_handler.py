@@ -1,5 +1,6 @@
 """An app behind the Lambda handler: events in, answers out, and what lives between two of them."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -158,6 +159,54 @@ def test_context_variables_of_one_event_are_not_seen_by_the_next(handlers: Handl
 
     handler = handlers(Starlette(routes=[Route("/", whoami)]))
     assert [handler(event_v2(), Context())["body"] for _ in range(3)] == ["null"] * 3
+
+
+def test_a_task_started_by_the_app_sees_the_contexts_of_its_event(handlers: Handlers) -> None:
+    user: ContextVar[str | None] = ContextVar("user", default=None)
+
+    async def whoami(request: Request) -> Response:
+        user.set("ann")
+        await asyncio.sleep(0)
+
+        async def ask() -> str | None:
+            return user.get()
+
+        async with asyncio.timeout(5):
+            return JSONResponse([user.get(), await asyncio.create_task(ask())])
+
+    handler = handlers(Starlette(routes=[Route("/", whoami)]))
+    assert handler(event_v2(), Context())["body"] == '["ann","ann"]'
+
+
+def test_a_timeout_inside_the_app_is_the_apps(handlers: Handlers) -> None:
+    async def slow(request: Request) -> Response:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(5)
+        except TimeoutError:
+            return PlainTextResponse("timed out")
+        raise AssertionError
+
+    handler = handlers(Starlette(routes=[Route("/", slow)]))
+    assert [handler(event_v2(), Context())["body"] for _ in range(2)] == ["timed out"] * 2
+
+
+def test_an_app_that_cancels_its_own_task_does_not_end_the_sandbox(handlers: Handlers) -> None:
+    async def cancel(request: Request) -> Response:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        raise AssertionError
+
+    def fine(request: Request) -> Response:
+        return PlainTextResponse("fine")
+
+    handler = handlers(Starlette(routes=[Route("/cancel", cancel), Route("/fine", fine)]))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="cancelled"):
+            handler(event_v2(path="/cancel"), Context())
+        assert handler(event_v2(path="/fine"), Context())["body"] == "fine"
 
 
 def test_sync_endpoints_share_one_thread_over_many_events(handlers: Handlers) -> None:
