@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from serverless_session.aws.handler import LambdaHandler
     from serverless_session.deadline import Duration
     from serverless_session.errors import ServerlessSessionError
+    from serverless_session.sessions.loading import load_session
     from serverless_session.sessions.middleware import SessionMiddleware
-    from serverless_session.sessions.session import Session, load_session
+    from serverless_session.sessions.session import Session
     from serverless_session.shared import SharedState
     from serverless_session.stores.opening import open_store
 
@@ -24,7 +25,7 @@ _HOMES = {
     "Session": "sessions.session",
     "SessionMiddleware": "sessions.middleware",
     "SharedState": "shared",
-    "load_session": "sessions.session",
+    "load_session": "sessions.loading",
     "open_store": "stores.opening",
 }
 

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from serverless_session.sessions.session import Session, load_session
+from serverless_session.sessions.loading import load_session
+from serverless_session.sessions.session import Session
 
 CurrentSession = Annotated[Session, Depends(load_session)]
 

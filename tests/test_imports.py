@@ -40,7 +40,7 @@ def test_the_package_alone_imports_nothing_of_anybody() -> None:
     assert heavy_in(modules_after("import serverless_session")) == set()
 
 
-@pytest.mark.parametrize("name", ["Duration", "ServerlessSessionError", "Session", "load_session", "open_store"])
+@pytest.mark.parametrize("name", ["Duration", "ServerlessSessionError", "Session", "open_store"])
 def test_a_name_brings_only_its_home(name: str) -> None:
     assert heavy_in(modules_after(f"from serverless_session import {name}")) == set()
 

@@ -8,12 +8,7 @@ attributes in slots, never keys, and a mistyped attribute is an error instead of
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-
-from serverless_session.errors import SessionError
-
-if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection
+from typing import Any
 
 
 class Session(dict[str, Any]):
@@ -124,20 +119,3 @@ class Session(dict[str, Any]):
         from pydantic_core import core_schema
 
         return core_schema.is_instance_schema(cls)
-
-
-async def load_session(connection: HTTPConnection) -> Session:
-    """The session of a request or WebSocket, typed. Also a FastAPI dependency: see `serverless_session.fastapi`.
-
-    Raises `SessionError` where no `SessionMiddleware` of this package stands around the app.
-    """
-    session = connection.scope.get("session")
-    if not isinstance(session, Session):
-        raise SessionError(
-            "no-session",
-            "this request has no session of serverless_session",
-            looked_at='scope["session"]',
-            mend="app.add_middleware(SessionMiddleware, secret_key=...)",
-        )
-    session.mark_accessed()
-    return session
