@@ -144,13 +144,18 @@ class Visit:
 
     # --- save ---------------------------------------------------------------------------------------------------------
 
-    def changed(self) -> bool:
-        """Would `save` do anything? Raises `ValueNotSerializable` for contents that cannot be kept."""
+    def needs_cookie(self) -> bool:
+        """Would a save now have to hand the browser a new id?"""
         session = self.session
-        return session._cleared or session._regenerated or self._pack(session) != self._seen
+        if session._cleared or session._regenerated:
+            return session._regenerated or bool(session)
+        return self._state is _State.NOTHING and bool(session)
 
     def save(self, *, now: float) -> Steps[Cookie]:
-        """Carry out what the app has asked for and changed. May be called again: it then saves what came since."""
+        """Carry out what the app has asked for and changed. May be called again: it then saves what came since.
+
+        Raises `ValueNotSerializable`, before anything is yielded, for contents that cannot be kept.
+        """
         session = self.session
         cleared, regenerated = session._cleared, session._regenerated
         packed = self._pack(session)
@@ -159,7 +164,7 @@ class Visit:
         if not cleared and not regenerated and packed == self._seen:
             return Cookie.KEEP
         if self._life <= 0:
-            return self._only_a_cookie(packed)
+            return self._only_a_cookie()
         if cleared or regenerated:
             cookie = yield from self._move(packed, now, carry=not cleared)
         elif self._state is _State.LIVE:
@@ -307,12 +312,11 @@ class Visit:
         self.events.append("session.change_dropped")
         return Cookie.KEEP
 
-    def _only_a_cookie(self, packed: bytes) -> Cookie:
-        """A life of no length: Starlette's expired cookie, and nothing is stored."""
-        self._seen = packed
-        if not self.session:
+    def _only_a_cookie(self) -> Cookie:
+        """A life of no length: Starlette's expired cookie, once, and nothing is stored."""
+        if not self.session or self._state is _State.GONE:
             return Cookie.KEEP
-        self.id = self._new_id()
+        self.id, self._state = self._new_id(), _State.GONE
         return Cookie.SET
 
     def _pack(self, data: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from serverless_session.codec.keys import SecretKey
@@ -21,19 +22,21 @@ from serverless_session.deadline import Duration, seconds, within
 from serverless_session.errors import ConfigurationError, SessionError, StoreError, UnreadableValue, ValueTooLarge
 from serverless_session.sessions.cookie import CookieSettings, IdMaker, SessionId, cookie_values
 from serverless_session.sessions.lifecycle import Cookie, Steps, Visit
+from serverless_session.sessions.session import Session
 from serverless_session.shared import SharedState
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from serverless_session.records.records import Records
-    from serverless_session.stores.contract import Store
+    from serverless_session.stores.contract import Operation, Store
 
 logger = logging.getLogger("serverless_session.sessions")
 
 _T = TypeVar("_T")
 
 FOURTEEN_DAYS: Final = 14 * 24 * 60 * 60
+LONGEST_LIFE: Final = 10 * 366 * 24 * 60 * 60
 CALLS_OF_A_SAVE: Final = 10
 """A save makes several calls (conflicts, a new id); all of them together may take this many shared time-outs."""
 
@@ -71,8 +74,8 @@ class SessionMiddleware:
         self._records: Records | None = None
         try:
             self._shared = _shared_of(shared, store, secret_key)
-            self._max_age = None if max_age is None else int(seconds(max_age))
-            self._life = FOURTEEN_DAYS if max_age is None else seconds(max_age)
+            self._life = FOURTEEN_DAYS if max_age is None else _checked_life(max_age)
+            self._max_age = None if max_age is None else int(self._life)
             self._cookie = CookieSettings(
                 name=session_cookie,
                 path=path,
@@ -113,10 +116,14 @@ class SessionMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         records = self._ready()
+        if scope["type"] == "websocket" and not _same_origin(scope):
+            scope["session"] = Session()  # opened by a page of another site: it neither sees nor changes the visitor's
+            await self.app(scope, receive, send)
+            return
         visit = Visit(records, self._ids.new, life=self._life)
         answer = _Answer(self, records, visit, scope, send)
         try:
-            await answer.run(visit.load(self._id_of(scope), now=self._shared.clock.time()))
+            await answer.carry_out(visit.load(self._id_of(scope), now=self._shared.clock.time()))
         except (StoreError, UnreadableValue) as error:
             await answer.refuse(error)
             return
@@ -130,8 +137,6 @@ class SessionMiddleware:
 
     def _id_of(self, scope: Scope) -> SessionId | None:
         """The one genuine id that the request carries; several different ones count as none."""
-        if scope["type"] == "websocket" and not _same_origin(scope):
-            return None
         values = set(cookie_values(scope["headers"], self._cookie.name.encode()))
         genuine = [found for found in map(self._ids.recognise, values) if found is not None]
         if len(genuine) > 1:
@@ -151,16 +156,25 @@ class _Answer:
         self._started = False
         self._refused = False
 
-    async def run(self, steps: Steps[_T]) -> _T:
-        """Do what the lifecycle asks for, one operation after the other."""
+    async def carry_out(self, steps: Steps[_T], *, to_the_end: bool = False) -> _T:
+        """Do what the lifecycle asks for, one operation after the other; `to_the_end`: even if we are cancelled."""
         try:
             operation = next(steps)
-            while True:
-                (outcome,) = await self._records.perform(operation)
-                operation = steps.send(outcome)
         except StopIteration as stop:
-            result: _T = stop.value
-            return result
+            nothing_to_do: _T = stop.value
+            return nothing_to_do
+        performing = self._perform(operation, steps)
+        return await (_to_the_end(performing) if to_the_end else performing)
+
+    async def _perform(self, operation: Operation, steps: Steps[_T]) -> _T:
+        with within(CALLS_OF_A_SAVE * self._shared.timeout):
+            try:
+                while True:
+                    (outcome,) = await self._records.perform(operation)
+                    operation = steps.send(outcome)
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
 
     async def send(self, message: Message) -> None:
         """The app's `send`: saves in front of the start and of the last chunk."""
@@ -192,7 +206,7 @@ class _Answer:
         """The app has raised: what it ended stays ended."""
         if self._visit.session._cleared and not self._refused:
             try:
-                await _to_the_end(self._saving(self._visit.end()))
+                await self.carry_out(self._visit.end(), to_the_end=True)
             except (StoreError, UnreadableValue) as error:
                 logger.error("session.ending_failed: %s", error)
 
@@ -216,28 +230,20 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else body})
 
     async def _save_late(self) -> None:
-        if not self._visit.changed():
-            return
-        if self._visit.session.is_new and self._visit.id is None and self._scope["type"] == "http":
+        if self._visit.needs_cookie():
             raise SessionError(
                 "session-too-late",
-                "a session was begun after the response had started, and no cookie can follow any more",
-                mend='request.session.setdefault("started", True) before the response starts, or no change after it',
+                "a session was begun, or its id changed, after the response had started: no cookie can follow any more",
+                mend="to request.session before the response starts, and change an existing session after it at most",
             )
         await self._save()
 
     async def _save(self) -> Cookie:
         visit = self._visit
-        if not visit.changed():
-            return Cookie.KEEP
-        return await _to_the_end(self._saving(visit.save(now=self._shared.clock.time())))
-
-    async def _saving(self, steps: Steps[Cookie]) -> Cookie:
-        with within(CALLS_OF_A_SAVE * self._shared.timeout):
-            cookie = await self.run(steps)
-        for event in self._visit.events:
+        cookie = await self.carry_out(visit.save(now=self._shared.clock.time()), to_the_end=True)
+        for event in visit.events:
             logger.info(event)
-        self._visit.events.clear()
+        visit.events.clear()
         return cookie
 
     def _headers(self, headers: list[tuple[bytes, bytes]], cookie: Cookie) -> list[tuple[bytes, bytes]]:
@@ -268,6 +274,17 @@ def _shared_of(shared: SharedState | None, store: str | Store | None, secret_key
     if store is None and secret_key is None:
         return SharedState.default()
     return SharedState(store, secret_key=secret_key)
+
+
+def _checked_life(max_age: Duration) -> float:
+    if isinstance(max_age, timedelta | int | float) and abs(seconds(max_age)) <= LONGEST_LIFE:
+        return seconds(max_age)
+    raise ConfigurationError(
+        "bad-max-age",
+        "the life of a session is no span of time",
+        looked_at="max_age=",
+        mend="seconds or a timedelta of at most 10 years, or None for a cookie of the browser's session",
+    )
 
 
 async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:

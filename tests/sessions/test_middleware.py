@@ -45,6 +45,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "same_site": ({"secret_key": SECRET, "same_site": "sometimes"}, "bad-cookie"),
     "unknown store": ({"secret_key": SECRET, "store": "mongodb://x"}, "unknown-store"),
     "weak secret": ({"secret_key": "x" * 40, "store": "redis://localhost"}, "weak-secret"),
+    "max_age": ({"secret_key": SECRET, "max_age": float("inf")}, "bad-max-age"),
     "no secret": ({"store": "redis://localhost"}, "no-secret"),
 }
 
@@ -288,6 +289,29 @@ def test_a_session_begun_after_the_start_is_an_error() -> None:
         assert store.calls == 0
 
 
+@pytest.mark.parametrize("late", ["regenerate", "clear and write"])
+def test_a_new_id_after_the_start_is_an_error_and_the_old_one_stays(late: str) -> None:
+    async def endpoint(request: Request) -> Response:
+        async def body() -> AsyncIterator[str]:
+            yield "one"
+            session = request.scope["session"]
+            if late == "regenerate":
+                session.regenerate()
+            else:
+                session.clear()
+                session["user"] = "bob"
+            yield "two"
+
+        return StreamingResponse(body())
+
+    shared, _ = counted()
+    with browser(app_over(shared, Route("/late", endpoint))) as client:
+        client.post("/update", json={"user": "ann"})
+        with pytest.raises(SessionError, match="session-too-late"):
+            client.get("/late")
+        assert client.get("/view").json() == ({"user": "ann"} if late == "regenerate" else {})
+
+
 def test_an_exception_saves_nothing_but_endings() -> None:
     async def change_and_raise(request: Request) -> Response:
         request.session["a"] = 1
@@ -421,6 +445,7 @@ def test_a_websocket_opened_by_another_site_has_no_session() -> None:
     with browser(app, base_url="http://testserver") as client:
         client.post("/update", json={"user": "ann"})
         with client.websocket_connect("/chat", headers={"origin": "https://evil.example"}) as socket:
+            assert not socket.extra_headers
             socket.send_text("hello")
             assert "user" not in socket.receive_json()
         with client.websocket_connect("/chat", headers={"origin": "http://testserver"}) as socket:
