@@ -209,10 +209,13 @@ class SharedState:
         self._address_key = None
         if self._address_secret is not None:
             self._address_key = hkdf_expand(hkdf_extract(b"", reveal(self._address_secret).encode()), b"address", 32)
-        self._store = self._settle_store(environment.get("STORE"))
-        self._key_ring = self._settle_keys(environment)
+        defaults: list[str] = []
+        self._store = self._settle_store(environment.get("STORE"), defaults)
+        self._key_ring = self._settle_keys(environment, defaults)
+        if defaults:
+            logger.warning("shared.defaults: %s", "; ".join(defaults))
 
-    def _settle_store(self, variable: str | None) -> Store:
+    def _settle_store(self, variable: str | None, defaults: list[str]) -> Store:
         store = self._given_store if self._given_store is not None else variable
         if store is None:
             marker = next((name for name in _SERVERLESS_MARKERS if os.environ.get(name)), None)
@@ -223,13 +226,13 @@ class SharedState:
                     looked_at=f"store=, shared=, {PREFIX}STORE (unset), {marker} (set)",
                     mend=f'{PREFIX}STORE=redis://HOST, or store="memory://" if losing everything is fine',
                 )
-            logger.warning("shared.in_process_store: no store is set, so memory:// keeps everything in this process")
+            defaults.append("no store is set, so memory:// keeps everything in this process")
             store = "memory://"
         if isinstance(store, str) and store.startswith("memory://") and self._given_clock is not None:
             return _opened_anew(store, self._given_clock)
         return open_store(store) if isinstance(store, str) else store
 
-    def _settle_keys(self, environment: dict[str, str]) -> KeyRing:
+    def _settle_keys(self, environment: dict[str, str], defaults: list[str]) -> KeyRing:
         secret = self._given_secret if self._given_secret is not None else environment.get("SECRET_KEY")
         if isinstance(secret, KeyRing):
             return secret
@@ -243,7 +246,7 @@ class SharedState:
                     looked_at=f"secret_key=, {PREFIX}SECRET_KEY (unset)",
                     mend=f"{PREFIX}SECRET_KEY=$(serverless-session keygen), the same for all copies of the app",
                 )
-            logger.warning("shared.secret_of_this_process: no secret key is set, so one was made for this process")
+            defaults.append("no secret key is set, so one was made for this process")
             return KeyRing(_secret_of_this_process(), open=fallbacks)
         for given in (secret, *fallbacks):
             _check_secret(reveal(given), only_warn=in_process)
