@@ -51,12 +51,13 @@ class IdMaker:
 
     def new(self) -> SessionId:
         """A new id, straight from the system's randomness."""
-        secret = os.urandom(_RANDOM_BYTES)
-        signed = _VERSION + self._ring.sealing_id + secret
-        return SessionId(base64.urlsafe_b64encode(signed + self._mac(signed)).decode("ascii"), secret)
+        return self._signed(os.urandom(_RANDOM_BYTES))
 
     def recognise(self, value: bytes) -> SessionId | None:
-        """The id that a cookie's value is, or None if we have not made it (or its key has left the ring)."""
+        """The id that a cookie's value is, or None if we have not made it (or its key has left the ring).
+
+        Its text is always one of the key that seals now, so a cookie that is sent again outlives the key it came with.
+        """
         if len(value) != _ID_CHARACTERS:
             return None
         try:
@@ -67,7 +68,11 @@ class IdMaker:
         head, secret = signed[: 1 + KEY_ID_BYTES], signed[1 + KEY_ID_BYTES :]
         if head[:1] != _VERSION or head[1:] not in self._ring or not hmac.compare_digest(mac, self._mac(signed)):
             return None
-        return SessionId(value.decode("ascii"), secret)
+        return SessionId(value.decode("ascii"), secret) if head[1:] == self._ring.sealing_id else self._signed(secret)
+
+    def _signed(self, secret: bytes) -> SessionId:
+        signed = _VERSION + self._ring.sealing_id + secret
+        return SessionId(base64.urlsafe_b64encode(signed + self._mac(signed)).decode("ascii"), secret)
 
     def _mac(self, signed: bytes) -> bytes:
         key = self._ring.key(signed[1 : 1 + KEY_ID_BYTES], _PURPOSE)

@@ -3,11 +3,15 @@
 import base64
 
 import pytest
+from starlette.applications import Starlette
 
+from serverless_session import SharedState
 from serverless_session.codec import KeyRing
 from serverless_session.errors import ConfigurationError
 from serverless_session.sessions.cookie import CookieSettings, IdMaker, cookie_values
-from tests.sessions.apps import SECRET
+from serverless_session.stores import MemoryStore
+from serverless_session.testing import ManualClock
+from tests.sessions.apps import SECRET, app_over, browser
 
 OTHER = "x9Tq2mVb7LcZ0hRkWd4NyPfGs6JuEa13"
 
@@ -19,8 +23,33 @@ def maker(*secrets: str, namespace: str = "app") -> IdMaker:
 def test_an_id_is_recognised_by_whoever_has_its_key() -> None:
     made = maker(SECRET).new()
     assert maker(SECRET).recognise(made.text.encode()) == made
-    assert maker(OTHER, SECRET).recognise(made.text.encode()) == made
+    recognised = maker(OTHER, SECRET).recognise(made.text.encode())
+    assert recognised is not None
+    assert recognised.secret == made.secret
     assert maker(OTHER).recognise(made.text.encode()) is None
+
+
+def test_a_session_in_use_outlives_the_key_it_began_under() -> None:
+    """The cookie that a prolonging change sends is signed with the key that seals now."""
+    clock = ManualClock()
+    store = MemoryStore(clock=clock)
+
+    def deployed(secret: str, *fallbacks: str) -> Starlette:
+        shared = SharedState(store, secret_key=secret, secret_key_fallbacks=fallbacks, clock=clock)
+        return app_over(shared, max_age=1000)
+
+    def visited(app: Starlette, cookie: str | None, **data: int) -> tuple[dict[str, int], str | None]:
+        with browser(app) as client:
+            answer = client.post("/update", json=data, headers={"cookie": f"session={cookie}"} if cookie else {})
+            return answer.json(), answer.cookies.get("session")
+
+    _, cookie = visited(deployed(SECRET), None, a=1)
+    clock.advance(500)
+    _, renewed = visited(deployed(OTHER, SECRET), cookie, b=2)
+    assert renewed is not None
+    assert renewed != cookie
+    assert visited(deployed(OTHER), renewed, c=3)[0] == {"a": 1, "b": 2, "c": 3}
+    assert visited(deployed(OTHER, SECRET), cookie, d=4)[0] == {"a": 1, "b": 2, "c": 3, "d": 4}, "the same session"
 
 
 def test_an_id_of_another_namespace_is_made_up() -> None:
