@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Final
@@ -184,6 +184,9 @@ def _scalar(kind: type, value: Any) -> object:
     if kind is datetime or kind is time:
         if value.tzinfo is not None and type(value.tzinfo) is not timezone:
             raise _Refused(f"has a time zone of type {_name(type(value.tzinfo))}", "value.astimezone(timezone.utc)")
+        if value.tzinfo is not None and value.tzinfo.utcoffset(None).microseconds:
+            # `fromisoformat` takes an offset below a second for UTC (CPython 3.11 to 3.13)
+            raise _Refused("has a time zone with a fraction of a second", "value.astimezone(timezone.utc)")
         return value.isoformat()
     if kind is date:
         return value.isoformat()
@@ -245,14 +248,13 @@ def _dumps_checked(serializer: Serializer, value: object) -> bytes:
     try:
         dumped = serializer.dumps(value)
         body = dumped.encode() if isinstance(dumped, str) else bytes(dumped)
-        back = serializer.loads(body)
-    except Exception as error:  # noqa: BLE001  the user's serializer may raise anything
+        difference = first_difference(value, serializer.loads(body))
+    except Exception as error:  # noqa: BLE001  the user's serializer and types may raise anything
         raise ValueNotSerializable(
             (),
             f"cannot be stored: serializer {serializer.name!r} raised {type(error).__name__}",
             mend="what it accepts",
         ) from None
-    difference = first_difference(value, back)
     if difference is not None:
         raise ValueNotSerializable(
             difference, f"does not come back equal from serializer {serializer.name!r}", mend="what it keeps as it is"
@@ -265,13 +267,15 @@ def first_difference(one: Any, other: Any, path: Path = ()) -> Path | None:
     if type(one) is not type(other):
         return path
     if isinstance(one, dict):
-        if list(one) != list(other) and one.keys() != other.keys():
+        if not _same_members(one, other):
             return path
         pairs: Any = ((key, one[key], other[key]) for key in one)
     elif isinstance(one, list | tuple):
         if len(one) != len(other):
             return path
         pairs = ((place, item, other[place]) for place, item in enumerate(one))
+    elif isinstance(one, set | frozenset):
+        return None if _same_members(one, other) else path
     else:
         return None if one == other or (one != one and other != other) else path
     for key, item, counterpart in pairs:
@@ -279,6 +283,14 @@ def first_difference(one: Any, other: Any, path: Path = ()) -> Path | None:
         if difference is not None:
             return difference
     return None
+
+
+def _same_members(one: Collection[Any], other: Collection[Any]) -> bool:
+    """Equal keys or items, type for type: `{1} == {True}`, and they are not the same."""
+    theirs = {member: member for member in other}
+    return len(one) == len(other) and all(
+        member in theirs and first_difference(member, theirs[member]) is None for member in one
+    )
 
 
 def _name(kind: type) -> str:

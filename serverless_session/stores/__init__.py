@@ -24,6 +24,7 @@ from serverless_session.stores.contract import (
     Write,
     Written,
     new_version,
+    refuse_repeated_keys,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "Written",
     "new_version",
     "open_store",
+    "refuse_repeated_keys",
 ]
 
 

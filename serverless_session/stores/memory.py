@@ -25,7 +25,6 @@ from serverless_session.stores.contract import (
     Outcome,
     Read,
     Store,
-    Version,
     Write,
     Written,
     refuse_repeated_keys,
@@ -46,7 +45,7 @@ class MemoryStore(Store):
         self._capacity = capacity_bytes
         self._clock = clock if clock is not None else SystemClock()
         self._entries: OrderedDict[str, tuple[Found, float]] = OrderedDict()
-        self._ends: list[tuple[float, str, Version]] = []
+        self._ends: list[tuple[float, str]] = []
         self._size = 0
         self._lock = threading.Lock()
         self.limits = Limits(
@@ -94,7 +93,7 @@ class MemoryStore(Store):
         self._drop(key)
         self._entries[key] = found, ends_at
         self._size += len(found.value) + ENTRY_BYTES
-        heapq.heappush(self._ends, (ends_at, key, found.version))
+        heapq.heappush(self._ends, (ends_at, key))
 
     def _drop(self, key: str) -> None:
         entry = self._entries.pop(key, None)
@@ -103,12 +102,12 @@ class MemoryStore(Store):
 
     def _sweep(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
-            _, key, version = heapq.heappop(self._ends)
+            _, key = heapq.heappop(self._ends)
             entry = self._entries.get(key)
-            if entry is not None and entry[0].version == version:
+            if entry is not None and entry[1] <= now:  # else it was written anew, and has an end of its own in the heap
                 self._drop(key)
         while self._size > self._capacity:
             self._drop(next(iter(self._entries)))
         if len(self._ends) > 2 * len(self._entries) + 64:  # rewritten entries leave their old ends in the heap
-            self._ends = [(ends_at, key, found.version) for key, (found, ends_at) in self._entries.items()]
+            self._ends = [(ends_at, key) for key, (_, ends_at) in self._entries.items()]
             heapq.heapify(self._ends)

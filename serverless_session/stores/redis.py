@@ -110,7 +110,7 @@ class RedisStore(Store):
 
     async def _settle(self, waiting: dict[int, Operation], outcomes: dict[int, Outcome]) -> None:
         """Fill in an outcome for each waiting operation: sent once, and once more where the answer was lost."""
-        links, allowed = self._links.here(), time_left()
+        links, allowed = self._links.here(), max(time_left(), 0.0)
         ends = time.monotonic() + allowed
         for again in (False, True):
             burst = Burst([_command(operation) for operation in waiting.values()])

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -66,9 +66,14 @@ class Links:
         self._factory = factory
         self._idle: list[tuple[AbstractConnection, float]] = []
         self._slots = asyncio.Semaphore(most)
+        self._open = True
+        self._until_end: AsyncGenerator[None, None] | None = None
 
     async def carry(self, burst: Burst, seconds: float, *, anew: bool = False) -> None:
         """Send the burst and read its answers into it, all within `seconds`; `anew`: on a new connection."""
+        if self._until_end is None:
+            self._until_end = self._until_the_loop_ends()
+            await anext(self._until_end)
         try:
             async with asyncio.timeout(seconds), self._slots:
                 await self._exchange(burst, self._new() if anew else await self._rested_or_new())
@@ -86,7 +91,8 @@ class Links:
                     burst.answers.append(await link.read_response(disable_decoding=True))
                 except ResponseError as refusal:
                     burst.answers.append(refusal)
-        except (RedisError, OSError, AttributeError) as error:  # AttributeError: redis-py 8.1 on a reset, Python 3.12.1
+        # AttributeError: redis-py 8.1 on a reset, Python 3.12.1; ValueError: from its parser, at what is no Redis
+        except (RedisError, OSError, AttributeError, ValueError) as error:
             await _drop(link)
             await self.rest()
             if isinstance(error, _REFUSALS):
@@ -95,7 +101,10 @@ class Links:
         except BaseException:
             await _drop(link)
             raise
-        self._idle.append((link, time.time()))
+        if self._open:
+            self._idle.append((link, time.time()))
+        else:  # closed while this burst was on its way
+            await _drop(link)
 
     async def _rested_or_new(self) -> AbstractConnection:
         while self._idle:
@@ -115,14 +124,23 @@ class Links:
         while self._idle:
             await _drop(self._idle.pop()[0])
 
-    def abandon(self) -> None:
-        """Close what a loop that has ended left open; nothing can be awaited there any more."""
-        while self._idle:
-            link, _ = self._idle.pop()
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the loop is closed: closing its transport cannot be announced there
-                link._close()  # redis-py's public way to close has to be awaited
+    async def aclose(self) -> None:
+        """Close every connection, those in use when their burst is answered."""
+        self._open = False
+        await self.rest()
+        if self._until_end is not None:
+            await self._until_end.aclose()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """Suspended while the loop runs: asyncio closes asynchronous generators before it closes a loop.
+
+        So nobody has to close a store for each `asyncio.run`. After the loop is closed nothing could be awaited there.
+        """
+        try:
+            yield
+        finally:
+            self._open = False
+            await self.rest()
 
 
 async def _drop(link: AbstractConnection) -> None:
@@ -138,16 +156,19 @@ class LinksByLoop:
         self._most = most
         self._pid = os.getpid()
         self._by_loop: dict[asyncio.AbstractEventLoop, Links] = {}
+        self._inherited: list[object] = []
 
     def here(self) -> Links:
         """The links of the running loop."""
         loop = asyncio.get_running_loop()
         if self._pid != os.getpid():
+            # Kept, so that the collector never closes them: our parent's loop shares their epoll and would go deaf.
+            self._inherited.append(self._by_loop)
             self._pid, self._by_loop = os.getpid(), {}
         links = self._by_loop.get(loop)
         if links is None:
             for ended in [known for known in self._by_loop if known.is_closed()]:
-                self._by_loop.pop(ended).abandon()
+                del self._by_loop[ended]
             links = self._by_loop[loop] = Links(self._factory, self._most)
         return links
 
@@ -155,4 +176,4 @@ class LinksByLoop:
         """Close the running loop's links."""
         links = self._by_loop.pop(asyncio.get_running_loop(), None)
         if links is not None:
-            await links.rest()
+            await links.aclose()

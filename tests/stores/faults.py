@@ -107,6 +107,8 @@ class FaultyWire:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for _ in range(10):  # so that what was accepted in the last moment is served, and can be ended
+            await asyncio.sleep(0)
         self._listener.close()
         for task in list(self._tasks):
             task.cancel()

@@ -137,5 +137,15 @@ def test_no_repr_shows_a_key_a_value_or_a_version() -> None:
 def test_what_an_outcome_meets() -> None:
     version = new_version()
     found, missing = Found(b"", version), Missing()
-    assert [found.meets(expected) for expected in (version, new_version(), ABSENT, ANYTHING)] == [True, False, False, True]
-    assert [missing.meets(expected) for expected in (version, new_version(), ABSENT, ANYTHING)] == [False, False, True, True]
+    assert [found.meets(expected) for expected in (version, new_version(), ABSENT, ANYTHING)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert [missing.meets(expected) for expected in (version, new_version(), ABSENT, ANYTHING)] == [
+        False,
+        False,
+        True,
+        True,
+    ]

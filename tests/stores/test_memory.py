@@ -1,13 +1,26 @@
 """What the memory store promises beyond the contract: bounds in bytes, nothing kept for longer than needed, threads."""
 
 import asyncio
+import sys
 import threading
 import tracemalloc
+from collections.abc import Iterator
 
 import pytest
 
 from serverless_session.errors import ValueTooLarge
-from serverless_session.stores import ABSENT, ANYTHING, Found, MemoryStore, Missing, Read, Version, Write, new_version
+from serverless_session.stores import (
+    ABSENT,
+    ANYTHING,
+    Found,
+    MemoryStore,
+    Missing,
+    Read,
+    Version,
+    Write,
+    Written,
+    new_version,
+)
 from serverless_session.stores.memory import ENTRY_BYTES
 from serverless_session.testing import ManualClock
 from tests.stores import conformance
@@ -175,6 +188,16 @@ async def test_what_an_entry_costs_is_what_it_is_counted_for() -> None:
     assert each < 1.5 * (ENTRY_BYTES + len(VALUE))
 
 
+@pytest.fixture
+def impatient_threads() -> Iterator[None]:
+    """Threads take turns after every few instructions, so that a missing lock shows."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("impatient_threads")
 def test_loops_in_several_threads_lose_no_increment() -> None:
     store, key = MemoryStore(), conformance.new_key()
     threads, tasks, times = 4, 4, 150
@@ -192,18 +215,19 @@ def test_loops_in_several_threads_lose_no_increment() -> None:
             errors.append(error)
             raise
 
-    asyncio.run(store.write(key, b"0", ttl=60, version=new_version(), expect=ABSENT))  # type: ignore[arg-type]
+    asyncio.run(store.write(key, b"0", ttl=60, version=new_version(), expect=ABSENT))
     running = [threading.Thread(target=run) for _ in range(threads)]
     for thread in running:
         thread.start()
     for thread in running:
         thread.join()
     assert not errors
-    found = asyncio.run(store.read(key))  # type: ignore[arg-type]
+    found = asyncio.run(store.read(key))
     assert isinstance(found, Found)
     assert int(found.value) == threads * tasks * times
 
 
+@pytest.mark.usefixtures("impatient_threads")
 def test_threads_claim_once() -> None:
     store, wins = MemoryStore(), list[Version]()
     start = threading.Barrier(8)
@@ -215,7 +239,7 @@ def test_threads_claim_once() -> None:
 
             async def perform(operation: Write = operation) -> None:
                 (outcome,) = await store.perform(operation)
-                if outcome == conformance.Written():
+                if outcome == Written():
                     wins.append(operation.version)
 
             # No loop is needed: a call to this store never waits.

@@ -43,7 +43,6 @@ from serverless_session.stores import (
     RedisStore,
     Store,
     Version,
-    Write,
     Written,
     new_version,
     redis_links,
@@ -86,9 +85,9 @@ async def direct(valkey: Server) -> AsyncIterator[RedisStore]:
 
 
 @contextlib.asynccontextmanager
-async def behind(server: Server, *behaviours: Behaviour, then: Behaviour = Link.honest) -> AsyncIterator[
-    tuple[RedisStore, FaultyWire]
-]:
+async def behind(
+    server: Server, *behaviours: Behaviour, then: Behaviour = Link.honest
+) -> AsyncIterator[tuple[RedisStore, FaultyWire]]:
     async with FaultyWire(server.port, *behaviours, then=then) as wire:
         store = RedisStore(wire.url)
         yield store, wire
@@ -101,7 +100,7 @@ async def timed(store: Store, *operations: Operation, limit: float = LIMIT) -> S
     with within(limit):
         outcomes = await store.perform(*operations)
     took = time.monotonic() - begun
-    assert took < limit + SLACK, f"{took:.2f} s"
+    assert took < max(limit, 0) + SLACK, f"{took:.2f} s"
     return outcomes
 
 
@@ -143,10 +142,12 @@ async def test_a_refused_port_is_unavailable_and_nothing_was_written() -> None:
         assert kinds(await timed(store, operation)) == [StoreUnavailable]
 
 
-async def test_a_host_that_does_not_exist_is_unavailable() -> None:
-    assert kinds(await timed(RedisStore("redis://no-such-host.invalid"), *every_kind(), limit=3.0)) == [
-        StoreUnavailable
-    ] * 5 or kinds(await timed(RedisStore("redis://no-such-host.invalid"), *every_kind())) == [StoreTimeout] * 5
+async def test_a_host_that_does_not_exist_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nobody_knows(*host_and_port: object, **more: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nobody_knows)
+    assert kinds(await timed(RedisStore("redis://nowhere.example"), *every_kind())) == [StoreUnavailable] * 5
 
 
 async def test_a_silent_server_times_reads_out_and_leaves_writes_uncertain(valkey: Server) -> None:
@@ -189,9 +190,7 @@ async def test_a_request_that_was_lost_is_sent_again(valkey: Server, direct: Red
 
 
 @pytest.mark.parametrize("fault", [answer_lost, answer_never_comes], ids=["answer lost", "answer never comes"])
-async def test_a_lost_answer_is_settled_by_sending_again(
-    valkey: Server, direct: RedisStore, fault: Behaviour
-) -> None:
+async def test_a_lost_answer_is_settled_by_sending_again(valkey: Server, direct: RedisStore, fault: Behaviour) -> None:
     key, version = await present(direct)
     async with behind(valkey, fault) as (store, wire):
         first = write(new_key(), expect=ABSENT)
@@ -217,9 +216,7 @@ async def test_a_refusal_whose_answer_was_lost_stays_uncertain(valkey: Server, d
         assert await one(direct, Read(key)) == Found(b"old", version)
 
 
-async def test_a_second_copy_that_meets_somebody_elses_version_is_uncertain(
-    valkey: Server, direct: RedisStore
-) -> None:
+async def test_a_second_copy_that_meets_somebody_elses_version_is_uncertain(valkey: Server, direct: RedisStore) -> None:
     key, version = await present(direct)
     mine, theirs = write(key, b"mine", expect=version), write(key, b"theirs", expect=ANYTHING)
 
@@ -247,12 +244,12 @@ async def test_a_second_copy_that_meets_nothing_is_uncertain(valkey: Server, dir
 async def test_a_first_copy_that_lands_late_changes_nothing(valkey: Server, direct: RedisStore) -> None:
     """Why a second copy settles what a read could not: its success moves the version."""
     key, version = await present(direct)
-    landed, late = asyncio.Event(), list[bytes]()
+    landed, late = asyncio.Event(), asyncio.get_running_loop().create_future()
 
     async def delayed(link: Link) -> None:
         request = await link.request()
         await landed.wait()
-        late.append(await link.ask(request))
+        late.set_result(await link.ask(request))
 
     async with behind(valkey, delayed) as (store, _):
         mine = write(key, b"mine", expect=version)
@@ -260,9 +257,7 @@ async def test_a_first_copy_that_lands_late_changes_nothing(valkey: Server, dire
         theirs = write(key, b"theirs", expect=mine.version)
         assert await one(direct, theirs) == Written()
         landed.set()
-        while not late:
-            await asyncio.sleep(0.005)
-    assert b"theirs" in late[0], "the late copy was refused"
+        assert b"theirs" in await late, "the late copy was refused"
     assert await one(direct, Read(key)) == Found(b"theirs", theirs.version)
 
 
@@ -288,7 +283,9 @@ async def test_what_can_be_settled_is_sent_again_without_what_cannot(valkey: Ser
 
     key = new_key()
     async with behind(valkey, noted, noted_and_done) as (store, _):
-        outcomes = await timed(store, write(key + "w", expect=ANYTHING), Read(key + "r"), write(key + "v", expect=ABSENT))
+        outcomes = await timed(
+            store, write(key + "w", expect=ANYTHING), Read(key + "r"), write(key + "v", expect=ABSENT)
+        )
         assert kinds(outcomes[:1]) == [WriteUncertain]
         assert list(outcomes[1:]) == [Missing(), Written()]
     assert [(key + suffix).encode() in requests[0] for suffix in "wrv"] == [True, True, True]
@@ -300,12 +297,13 @@ async def test_what_can_be_settled_is_sent_again_without_what_cannot(valkey: Ser
 async def test_half_of_a_burst_answered_is_half_settled(valkey: Server, direct: RedisStore, answered: int) -> None:
     """What was answered counts, conflicts among it; the rest is sent again."""
     taken, version = await present(direct)
+    beside, beside_version = await present(direct)
     doomed, doomed_version = await present(direct)
     burst: list[Operation] = [
         write(taken, expect=ABSENT),
         write(new_key(), expect=ABSENT),
         Delete(doomed, expect=doomed_version),
-        Read(taken),
+        Read(beside),
         Delete(new_key(), expect=ANYTHING),
     ]
     async with behind(valkey, answers_only(answered, of=5)) as (store, wire):
@@ -313,7 +311,7 @@ async def test_half_of_a_burst_answered_is_half_settled(valkey: Server, direct: 
         assert outcomes[0] == Conflict(Found(b"old", version))
         assert outcomes[1] == Written()
         assert outcomes[2] == (Deleted() if answered >= 3 else Missing())
-        assert outcomes[3] == Found(b"old", version)
+        assert outcomes[3] == Found(b"old", beside_version)
         assert kinds(outcomes[4:]) == [WriteUncertain]
         assert wire.connections == (2 if answered < 4 else 1), "what is left cannot be sent again"
 
@@ -341,7 +339,9 @@ async def test_bytes_that_trickle_in_do_not_stretch_the_deadline(valkey: Server,
         assert kinds(await timed(store, Read(key))) == [StoreTimeout]
 
 
-@pytest.mark.parametrize("junk", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$x\r\n", b":1.5\r\n", b"\r\n", b"*1\r\n$9z\r\n"])
+@pytest.mark.parametrize(
+    "junk", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$x\r\n", b":1.5\r\n", b"\r\n", b"*1\r\n$9z\r\n"]
+)
 async def test_a_server_that_speaks_something_else_is_an_outcome_too(valkey: Server, junk: bytes) -> None:
     async with behind(valkey, then=says(junk)) as (store, _):
         assert kinds(await timed(store, *every_kind())) == [StoreUnavailable] + [WriteUncertain] * 4
@@ -389,18 +389,18 @@ async def test_it_works_again_once_the_server_is_back(valkey: Server) -> None:
 
 
 async def test_a_full_server_refuses_writes_and_answers_reads() -> None:
-    with servers.valkey("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+    with servers.valkey("--maxmemory-policy", "noeviction") as server:
         store = RedisStore(server.url)
-        kept = [await present(store, b"old")]
-        with contextlib.suppress(AssertionError):
-            while True:
-                await present(store, bytes(100_000))
-        key, version = kept[0]
-        read, written, deleted = await timed(store, Read(key), write(new_key(), expect=ABSENT), Delete(new_key(), expect=version))
+        key, version = await present(store)
+        await tell(server, "CONFIG SET maxmemory 1")
+        read, written, deleted = await timed(
+            store, Read(key), write(new_key(), expect=ABSENT), Delete(new_key(), expect=version)
+        )
         assert read == Found(b"old", version)
-        error = error_of(written)
-        assert type(error) is StoreUnavailable
-        assert "maxmemory" in error.mend
+        for refused in (written, *await timed(store, write(key, expect=version))):
+            error = error_of(refused)
+            assert type(error) is StoreUnavailable
+            assert "maxmemory" in error.mend
         assert deleted == Missing()
         await store.aclose()
 
@@ -489,7 +489,11 @@ async def test_no_error_shows_a_key_or_a_value(valkey: Server) -> None:
     shown = list[str]()
     for fault in (silent, hangs_up, answer_lost, says(b"$x\r\n"), says(b"-WRONGTYPE MY-KEY MY-VALUE\r\n")):
         async with behind(valkey, then=fault) as (store, _):
-            for operation in (Read("MY-KEY"), write("MY-KEY", b"MY-VALUE", expect=ABSENT), write("MY-KEY", b"MY-VALUE", expect=ANYTHING)):
+            for operation in (
+                Read("MY-KEY"),
+                write("MY-KEY", b"MY-VALUE", expect=ABSENT),
+                write("MY-KEY", b"MY-VALUE", expect=ANYTHING),
+            ):
                 (outcome,) = await timed(store, operation, limit=0.1)
                 if isinstance(outcome, Failed):
                     assert isinstance(outcome.error, StoreError)
@@ -586,7 +590,7 @@ async def test_200_calls_at_once_share_4_connections(valkey: Server) -> None:
 async def test_an_idle_connection_that_the_server_closed_is_replaced_unnoticed(valkey: Server) -> None:
     async with FaultyWire(valkey.port) as wire:
         store = RedisStore(wire.url)
-        key, version = await present(store)
+        key, _ = await present(store)
         for _ in range(3):
             await tell(valkey, "CLIENT KILL TYPE normal SKIPME yes")
             await asyncio.sleep(0.02)
@@ -611,16 +615,17 @@ async def test_a_connection_that_rested_too_long_is_not_trusted(
 
 async def test_after_a_broken_connection_the_idle_ones_are_not_trusted_either(valkey: Server) -> None:
     """Most often the whole server went away: so the next calls do not stumble one after the other."""
-    async with behind(valkey) as (store, wire):
+
+    async def answers_once(link: Link) -> None:
+        link.answer(await link.ask(await link.request()))
+        await link.request()
+
+    async with behind(valkey, *[answers_once] * 4) as (store, wire):
         await asyncio.gather(*(one(store, Read("a")) for _ in range(4)))
-        opened = wire.connections
-        assert 2 <= opened <= 4
-        wire._behaviours.append(answer_lost)
-        idle = store._links.here()._idle
-        link, _ = idle[-1]
-        link._writer.transport.abort()
-        assert list(await timed(store, Read("a"), limit=2.0)) == [Missing()]
-        await store.aclose()
+        assert wire.connections == 4
+        assert list(await timed(store, Read("a"))) == [Missing()]
+        written = await asyncio.gather(*(one(store, write(new_key(), expect=ANYTHING)) for _ in range(4)))
+        assert written == [Written()] * 4, "although none of them can be sent again"
 
 
 async def test_a_cancelled_call_is_cancelled_and_its_connection_not_used_again(
@@ -651,7 +656,9 @@ async def test_a_storm_of_cancellations_gives_nobody_anothers_value(valkey: Serv
 
     with within(20.0):
         for _ in range(60):
-            calls = [(number, asyncio.ensure_future(call(number))) for number in (dice.randrange(50) for _ in range(20))]
+            calls = [
+                (number, asyncio.ensure_future(call(number))) for number in (dice.randrange(50) for _ in range(20))
+            ]
             for _, running in calls:
                 if dice.random() < 0.5:
                     asyncio.get_running_loop().call_later(dice.random() * 0.004, running.cancel)
@@ -709,8 +716,24 @@ def test_one_store_serves_loops_one_after_the_other_and_leaks_no_socket(valkey: 
         assert outcomes == [Found(b"old", version)] * 4
 
     for _ in range(5):
-        asyncio.run(some_calls())  # ends without closing the store
-    asyncio.run(some_calls())
+        asyncio.run(some_calls())  # does not close the store
+        assert open_sockets() == before
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_closed_by_hand_is_let_go(valkey: Server) -> None:
+    """`loop.close()` without what `asyncio.run` does before it: the collector closes the connections."""
+
+    def some_calls() -> None:
+        loop = asyncio.new_event_loop()
+        key, version = loop.run_until_complete(present(store))
+        assert loop.run_until_complete(one(store, Read(key))) == Found(b"old", version)
+        loop.close()
+
+    before = open_sockets()
+    store = RedisStore(valkey.url)
+    for _ in range(5):
+        some_calls()
     asyncio.run(closing(store))
     gc.collect()
     assert open_sockets() == before
@@ -763,7 +786,7 @@ async def test_closing_while_calls_are_on_their_way_leaks_no_socket(valkey: Serv
 
 
 PROGRAM = """\
-import asyncio, os, sys
+import asyncio, gc, os, sys
 from serverless_session.stores import *
 
 store = RedisStore(sys.argv[1])  # before any loop
@@ -780,6 +803,7 @@ loop.run_until_complete(once(sys.argv[2] + "b"))
 child = os.fork()
 if child == 0:
     asyncio.run(once(sys.argv[2] + "c"))
+    gc.collect()
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 loop.run_until_complete(once(sys.argv[2] + "d"))

@@ -1,0 +1,149 @@
+"""From a URL to a store: what cannot be is said when the store is opened, in three lines, before anything is sent."""
+
+import subprocess
+import sys
+
+import pytest
+
+from serverless_session.errors import ConfigurationError
+from serverless_session.stores import MemoryStore, RedisStore, open_store
+from serverless_session.stores.opening import open_anew
+
+
+def lines(error: ConfigurationError) -> list[str]:
+    """An error's lines; each has three: what cannot be, what was looked at, what to write."""
+    lines = str(error).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(f"[{error.code}] ")
+    assert lines[1].startswith("  looked at: ")
+    assert lines[2] == f"  write:     {error.mend}"
+    return lines
+
+
+def test_equal_urls_are_one_store() -> None:
+    assert open_store("memory://") is open_store("memory://")
+    assert open_store("redis://a.example") is open_store("redis://a.example")
+    assert open_store("redis://a.example", max_connections=3) is open_store("redis://a.example", max_connections=3)
+
+
+def test_other_urls_or_options_are_other_stores() -> None:
+    stores = [
+        open_store("redis://a.example"),
+        open_store("redis://a.example/1"),
+        open_store("redis://b.example"),
+        open_store("redis://a.example", max_connections=3),
+        open_store("redis://a.example", max_connections=4),
+        open_store("redis://a.example", may_forget=False),
+    ]
+    assert len(set(stores)) == len(stores)
+
+
+def test_opened_anew_is_shared_with_nobody() -> None:
+    assert open_anew("memory://") is not open_anew("memory://")
+    assert open_anew("memory://") is not open_store("memory://")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host",
+        "redis://user:secret@host:6380/2",
+        "rediss://host",
+        "unix:///run/valkey.sock",
+        "redis://[::1]:6379",
+    ],
+)
+def test_the_scheme_chooses_the_store_and_nothing_is_connected_yet(url: str) -> None:
+    assert isinstance(open_anew(url), RedisStore)
+
+
+def test_options_reach_the_store() -> None:
+    store = open_anew("memory://", capacity_bytes=1_000)
+    assert isinstance(store, MemoryStore)
+    assert store.limits.largest_value_bytes == 600
+    assert open_anew("redis://host").limits.may_forget
+    assert not open_anew("redis://host", may_forget=False).limits.may_forget
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("mysql://user:hunter2@host/db", "mysql://"),
+        ("memcached://host", "memcached://"),
+        ("", "an address without a scheme"),
+        ("localhost:6379", "an address without a scheme"),
+        ("redis:/host", "an address without a scheme"),
+        ("hunter2", "an address without a scheme"),
+    ],
+)
+def test_an_unknown_scheme_is_a_configuration_error(url: str, named: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        open_store(url)
+    what, _, mend = lines(refused.value)
+    assert refused.value.code == "unknown-store"
+    assert named in what
+    assert "memory://, redis://, rediss://, unix://" in mend
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hunter2@host:port",
+        "redis://:hunter2@host:99999999",
+        "redis://:hunter2@host?no_such_option=1",
+        "redis://:hunter2@host?socket_timeout=hunter2",
+        "rediss://:hunter2@host?ssl_min_version=hunter2",
+        "redis://[::1:hunter2",
+    ],
+)
+def test_an_address_that_cannot_be_one_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        open_store(url)
+    assert refused.value.code == "bad-store-url"
+    assert "redis://[user:password@]host" in lines(refused.value)[2]
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_a_missing_client_library_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name == "redis" or name.startswith("redis.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, "serverless_session.stores.redis")
+    monkeypatch.delitem(sys.modules, "serverless_session.stores.redis_links")
+    monkeypatch.setattr(sys, "meta_path", [_NoRedis(), *sys.meta_path])
+    with pytest.raises(ConfigurationError) as refused:
+        open_anew("redis://:hunter2@host")
+    what, _, mend = lines(refused.value)
+    assert refused.value.code == "missing-extra"
+    assert "redis://" in what
+    assert 'pip install "serverless-session[redis]"' in mend
+    assert "hunter2" not in str(refused.value)
+
+
+class _NoRedis:
+    """An importer that finds no redis."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == "redis":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_a_store_is_imported_only_when_chosen() -> None:
+    program = (
+        "import sys, serverless_session, serverless_session.stores as stores\n"
+        "stores.open_store('memory://')\n"
+        "assert 'redis' not in sys.modules, 'redis'\n"
+        "stores.open_store('redis://host')\n"
+        "assert 'redis' in sys.modules\n"
+        "from serverless_session.stores import MemoryStore, RedisStore\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_other_name_is_made_up_by_the_package() -> None:
+    import serverless_session.stores
+
+    with pytest.raises(AttributeError, match=r"has no attribute 'MysqlStore'"):
+        _ = serverless_session.stores.MysqlStore
