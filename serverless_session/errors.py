@@ -45,23 +45,36 @@ class StoreError(ServerlessSessionError):
 class StoreUnavailable(StoreError):
     """The store could not be reached, or refused; nothing was written."""
 
-    def __init__(self, what: str, *, code: str = "store-unavailable", mend: str = "") -> None:
-        super().__init__(code, what, mend=mend)
+    def __init__(
+        self,
+        what: str,
+        *,
+        code: str = "store-unavailable",
+        looked_at: str = "",
+        mend: str = "start that server, or the address of one that answers into SERVERLESS_SESSION_STORE",
+    ) -> None:
+        super().__init__(code, what, looked_at=looked_at, mend=mend)
 
 
 class StoreTimeout(StoreUnavailable):
     """The store did not answer before the deadline; nothing was written."""
 
-    def __init__(self, what: str, *, seconds: float) -> None:
+    def __init__(self, what: str, *, seconds: float, looked_at: str = "") -> None:
         self.seconds = seconds
-        super().__init__(f"{what} within {seconds:.2f} s", code="store-timeout")
+        super().__init__(
+            f"{what} within {seconds:.2f} s",
+            code="store-timeout",
+            looked_at=looked_at,
+            mend="start or free that server, or a longer SERVERLESS_SESSION_TIMEOUT if it is far away",
+        )
 
 
 class WriteUncertain(StoreError):
     """A write was sent, its answer was lost and sending it again did not settle it: it may or may not stand."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__("write-uncertain", what)
+    def __init__(self, what: str, *, looked_at: str = "") -> None:
+        mend = "read again what stands there, and decide then"
+        super().__init__("write-uncertain", what, looked_at=looked_at, mend=mend)
 
 
 class ValueTooLarge(StoreError):

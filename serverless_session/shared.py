@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar, Final, Literal
 
-from serverless_session.codec.keys import KeyRing, SecretKey, hkdf_expand, hkdf_extract, reveal
+from serverless_session.codec.keys import KeyRing, SecretKey, hkdf_expand, hkdf_extract, reveal, weakness_of
 from serverless_session.codec.serializers import JSON, Packer, Serializer
 from serverless_session.deadline import DEFAULT_SECONDS, Clock, Duration, SystemClock, seconds
 from serverless_session.errors import ConfigurationError
@@ -31,15 +31,6 @@ _VARIABLES: Final = ("STORE", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "NAMESPACE",
 _SERVERLESS_MARKERS: Final = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTIONS_WORKER_RUNTIME", "VERCEL")
 
 _NAMESPACE: Final = re.compile(r"(?!\.|__)[A-Za-z0-9._=~-]{1,64}")
-
-_JOINED: Final = dict.fromkeys(map(ord, " -_"))
-_SHORTEST_SECRET: Final = 32
-_FEWEST_CHARACTERS: Final = 12
-_PLACEHOLDERS: Final = (
-    *("changeme", "changethis", "yoursecret", "replaceme", "insecure", "notsecret", "notsosecret", "supersecret"),
-    *("mysecret", "topsecret", "placeholder", "example", "dummy", "09d25e094faa6ca2556c818166b7a956"),
-)
-"""Parts of secrets that stand in tutorials and templates, without their case, spaces, dashes and underscores."""
 
 
 class SharedState:
@@ -84,10 +75,12 @@ class SharedState:
                 looked_at="secret_key=, secret_key_fallbacks=",
                 mend="KeyRing(seal=NEW, open=[OLD]) alone",
             )
-        if serializer != "json" and not isinstance(serializer, Serializer):
+        if serializer != "json" and (
+            not isinstance(serializer, Serializer) or (serializer is not JSON and serializer.name == JSON.name)
+        ):
             raise ConfigurationError(
                 "bad-serializer",
-                "the serializer is neither a name nor a Serializer",
+                'the serializer is neither "json" nor a Serializer with a name of its own',
                 looked_at="serializer=",
                 mend='"json", or Serializer(name, dumps, loads) from serverless_session.codec',
             )
@@ -129,7 +122,7 @@ class SharedState:
 
         `store="memory://"` opens a fresh one. Without `store`, a fresh `memory://`. Yields the store.
         """
-        swapped = _opened_anew("memory://" if store is None else store, clock)
+        swapped = _opened_anew("memory://" if store is None else store, clock or self.clock)
         self._overrides.append((swapped, clock))
         try:
             yield swapped
@@ -157,8 +150,8 @@ class SharedState:
 
     @property
     def clock(self) -> Clock:
-        overriding = self._overrides[-1][1] if self._overrides else None
-        return overriding or self._given_clock or _SYSTEM_CLOCK
+        overriding = (clock for _, clock in reversed(self._overrides) if clock is not None)
+        return next(overriding, self._given_clock or _SYSTEM_CLOCK)
 
     @property
     def key_ring(self) -> KeyRing:
@@ -206,12 +199,10 @@ class SharedState:
         else:
             self._timeout = _timeout_of(environment.get("TIMEOUT"))
         self._packer = Packer(self._serializer)
-        self._address_key = None
-        if self._address_secret is not None:
-            self._address_key = hkdf_expand(hkdf_extract(b"", reveal(self._address_secret).encode()), b"address", 32)
         defaults: list[str] = []
         self._store = self._settle_store(environment.get("STORE"), defaults)
         self._key_ring = self._settle_keys(environment, defaults)
+        self._address_key = self._settle_address_key()
         if defaults:
             logger.warning("shared.defaults: %s", "; ".join(defaults))
 
@@ -233,24 +224,35 @@ class SharedState:
         return open_store(store) if isinstance(store, str) else store
 
     def _settle_keys(self, environment: dict[str, str], defaults: list[str]) -> KeyRing:
-        secret = self._given_secret if self._given_secret is not None else environment.get("SECRET_KEY")
-        if isinstance(secret, KeyRing):
-            return secret
-        fallbacks: Sequence[SecretKey] = self._given_fallbacks or environment.get("SECRET_KEY_FALLBACKS", "").split()
         in_process = self._store.limits.one_process
-        if secret is None:
-            if not in_process:
-                raise ConfigurationError(
-                    "no-secret",
-                    "what is kept in this store must be sealed, and there is no secret key",
-                    looked_at=f"secret_key=, {PREFIX}SECRET_KEY (unset)",
-                    mend=f"{PREFIX}SECRET_KEY=$(serverless-session keygen), the same for all copies of the app",
-                )
-            defaults.append("no secret key is set, so one was made for this process")
-            return KeyRing(_secret_of_this_process(), open=fallbacks)
-        for given in (secret, *fallbacks):
-            _check_secret(reveal(given), only_warn=in_process)
-        return KeyRing(secret, open=fallbacks)
+        if isinstance(self._given_secret, KeyRing):
+            ring = self._given_secret
+        else:
+            secret = self._given_secret if self._given_secret is not None else environment.get("SECRET_KEY")
+            fallbacks: Sequence[SecretKey] = (
+                self._given_fallbacks or environment.get("SECRET_KEY_FALLBACKS", "").split()
+            )
+            if secret is None:
+                if not in_process:
+                    raise ConfigurationError(
+                        "no-secret",
+                        "what is kept in this store must be sealed, and there is no secret key",
+                        looked_at=f"secret_key=, {PREFIX}SECRET_KEY (unset)",
+                        mend=f"{PREFIX}SECRET_KEY=$(serverless-session keygen), the same for all copies of the app",
+                    )
+                defaults.append("no secret key is set, so one was made for this process")
+                secret = _secret_of_this_process()
+            ring = KeyRing(secret, open=fallbacks)
+        looked_at = f"secret_key=, secret_key_fallbacks=, {PREFIX}SECRET_KEY, {PREFIX}SECRET_KEY_FALLBACKS"
+        _check_strength(ring.weakness, looked_at, only_warn=in_process)
+        return ring
+
+    def _settle_address_key(self) -> bytes | None:
+        if self._address_secret is None:
+            return None
+        revealed = reveal(self._address_secret)
+        _check_strength(weakness_of(revealed), "address_key=", only_warn=self._store.limits.one_process)
+        return hkdf_expand(hkdf_extract(b"", revealed.encode()), b"address", 32)
 
 
 _SYSTEM_CLOCK: Final = SystemClock()
@@ -319,23 +321,11 @@ def _timeout_of(variable: str | None) -> float:
         return _checked_timeout(0, PREFIX + "TIMEOUT")
 
 
-def _check_secret(secret: str, *, only_warn: bool) -> None:
-    if secret.startswith("arn:"):
-        weakness = "the secret key is the name (ARN) of a secret, not the secret"
-    elif len(secret) < _SHORTEST_SECRET:
-        weakness = f"the secret key has {len(secret)} characters and needs {_SHORTEST_SECRET}"
-    elif len(set(secret)) < _FEWEST_CHARACTERS:
-        weakness = f"the secret key has {len(set(secret))} different characters and needs {_FEWEST_CHARACTERS}"
-    elif any(part in secret.lower().translate(_JOINED) for part in _PLACEHOLDERS):
-        weakness = "the secret key is a known placeholder"
-    else:
+def _check_strength(weakness: str | None, looked_at: str, *, only_warn: bool) -> None:
+    if weakness is None:
         return
     if only_warn:
         logger.warning("shared.weak_secret: %s; any other store than memory:// would refuse it", weakness)
         return
-    raise ConfigurationError(
-        "weak-secret",
-        weakness,
-        looked_at=f"secret_key=, secret_key_fallbacks=, {PREFIX}SECRET_KEY, {PREFIX}SECRET_KEY_FALLBACKS",
-        mend=f"{PREFIX}SECRET_KEY=$(serverless-session keygen)",
-    )
+    mend = f"{PREFIX}SECRET_KEY=$(serverless-session keygen)"
+    raise ConfigurationError("weak-secret", weakness, looked_at=looked_at, mend=mend)

@@ -153,7 +153,7 @@ class _Lifespan:
         if failure is not None:
             await asyncio.wait([self._task])
             self._task = None
-            raise ServerlessSessionError("app-did-not-start", failure)
+            raise ServerlessSessionError("app-did-not-start", f"the app's start-up failed:\n{failure}")
 
     async def stop(self) -> None:
         """Tell the app that it is over, and wait until it is."""

@@ -51,6 +51,30 @@ def reveal(secret: SecretKey) -> str:
     )
 
 
+_PLACEHOLDERS: Final = (
+    *("changeme", "changethis", "yoursecret", "replaceme", "insecure", "notsecret", "notsosecret", "supersecret"),
+    *("mysecret", "topsecret", "placeholder", "example", "dummy", "09d25e094faa6ca2556c818166b7a956"),
+)
+"""Parts of secrets that stand in tutorials and templates, without their case, spaces, dashes and underscores."""
+
+_JOINED: Final = dict.fromkeys(map(ord, " -_"))
+_SHORTEST: Final = 32
+_FEWEST_CHARACTERS: Final = 12
+
+
+def weakness_of(secret: str) -> str | None:
+    """What makes a secret easy to guess, in words without it; None if nothing is known against it."""
+    if secret.startswith("arn:"):
+        return "the secret key is the name (ARN) of a secret, not the secret"
+    if len(secret) < _SHORTEST:
+        return f"the secret key has {len(secret)} characters and needs {_SHORTEST}"
+    if len(set(secret)) < _FEWEST_CHARACTERS:
+        return f"the secret key has {len(set(secret))} different characters and needs {_FEWEST_CHARACTERS}"
+    if any(part in secret.lower().translate(_JOINED) for part in _PLACEHOLDERS):
+        return "the secret key is a known placeholder"
+    return None
+
+
 class KeyRing:
     """Secrets that seal and open. `seal`: the one that makes new values; `open`: others whose values are still read."""
 
@@ -58,8 +82,11 @@ class KeyRing:
         self._secrets: dict[bytes, bytes] = {}
         self._keys: dict[tuple[bytes, str], bytes] = {}
         self._ciphers: dict[tuple[bytes, str], XAES256GCM] = {}
-        for secret in (seal, *open):
-            extracted = hkdf_extract(_SALT, reveal(secret).encode())
+        revealed = [reveal(secret) for secret in (seal, *open)]
+        self.weakness = next(filter(None, map(weakness_of, revealed)), None)
+        """What makes one of the secrets easy to guess; None if nothing is known against them."""
+        for secret in revealed:
+            extracted = hkdf_extract(_SALT, secret.encode())
             self._secrets.setdefault(hkdf_expand(extracted, b"key id", KEY_ID_BYTES), extracted)
         self.sealing_id = next(iter(self._secrets))
         """The id of the secret that makes new values."""

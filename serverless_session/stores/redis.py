@@ -8,9 +8,9 @@ connection.
 
 from __future__ import annotations
 
+import asyncio
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from redis.asyncio.connection import ConnectionPool
@@ -87,7 +87,7 @@ class RedisStore(Store):
                 looked_at=f"the store's URL ({type(error).__name__})",
                 mend="redis://[user:password@]host[:port][/db], rediss://... for TLS, or unix:///path/to/socket",
             ) from None
-        self._where = f"redis at {factory.connection_kwargs.get('host', 'localhost')}"
+        self._where = _address(factory.connection_kwargs)
         self._links = LinksByLoop(factory, max_connections)
         self.limits = Limits(largest_value_bytes=16 * 1024 * 1024, may_forget=may_forget)
 
@@ -111,13 +111,12 @@ class RedisStore(Store):
     async def _settle(self, waiting: dict[int, Operation], outcomes: dict[int, Outcome]) -> None:
         """Fill in an outcome for each waiting operation: sent once, and once more where the answer was lost."""
         links, allowed = self._links.here(), max(time_left(), 0.0)
-        ends = time.monotonic() + allowed
+        ends = asyncio.get_running_loop().time() + allowed
         for again in (False, True):
             burst = Burst([_command(operation) for operation in waiting.values()])
             broken: LinkBroken | None = None
             try:
-                # half of the time for the first copy, so that a lost answer can still be settled by the second
-                await links.carry(burst, ends - time.monotonic() if again else allowed / 2, anew=again)
+                await links.carry(burst, ends, again=again)
             except LinkBroken as error:
                 broken = error
             for place, answer in zip(list(waiting), burst.answers, strict=False):
@@ -134,10 +133,19 @@ class RedisStore(Store):
                 return
 
     def _failure(self, broken: LinkBroken, allowed: float, *, sent: bool) -> StoreUnavailable | WriteUncertain:
-        what = f"{self._where} {broken}"
+        what = f"redis {broken}"
         if sent:
-            return WriteUncertain(f"a write was sent, but {what} within {allowed:.2f} s: it may or may not stand")
-        return StoreTimeout(what, seconds=allowed) if broken.timed_out else StoreUnavailable(what)
+            may_stand = f"a write was sent, but {what} within {allowed:.2f} s: it may or may not stand"
+            return WriteUncertain(may_stand, looked_at=self._where)
+        if broken.timed_out:
+            return StoreTimeout(what, seconds=allowed, looked_at=self._where)
+        return StoreUnavailable(what, looked_at=self._where)
+
+
+def _address(settings: Mapping[str, object]) -> str:
+    if "path" in settings:
+        return "a unix socket"
+    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
 
 
 def _cannot_be_sent_again(operation: Operation) -> bool:
@@ -163,7 +171,7 @@ def _command(operation: Operation) -> Command:
 def _outcome(operation: Operation, answer: object, *, again: bool) -> Outcome:
     """What an answer means; `again`: the first copy's answer was lost, so a refusal of the second proves nothing."""
     if isinstance(answer, ResponseError):
-        mend = next((mend for kind, mend in _MENDS.items() if isinstance(answer, kind)), "")
+        mend = next((mend for kind, mend in _MENDS.items() if isinstance(answer, kind)), "what the server's log says")
         return Failed(StoreUnavailable(f"redis refused a command ({type(answer).__name__})", mend=mend))
     stands = _found(answer) if isinstance(answer, bytes) and answer != b"OK" else Missing()
     match operation:

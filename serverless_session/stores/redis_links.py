@@ -69,14 +69,20 @@ class Links:
         self._open = True
         self._until_end: AsyncGenerator[None, None] | None = None
 
-    async def carry(self, burst: Burst, seconds: float, *, anew: bool = False) -> None:
-        """Send the burst and read its answers into it, all within `seconds`; `anew`: on a new connection."""
+    async def carry(self, burst: Burst, ends: float, *, again: bool = False) -> None:
+        """Send the burst and read its answers into it before `ends` (monotonic); `again`: on a new connection.
+
+        The first copy gets half of the time that is left once a connection is free, so that a second can settle it.
+        """
         if self._until_end is None:
             self._until_end = self._until_the_loop_ends()
             await anext(self._until_end)
         try:
-            async with asyncio.timeout(seconds), self._slots:
-                await self._exchange(burst, self._new() if anew else await self._rested_or_new())
+            async with asyncio.timeout_at(ends) as limit, self._slots:
+                if not again:
+                    now = asyncio.get_running_loop().time()
+                    limit.reschedule(now + (ends - now) / 2)
+                await self._exchange(burst, self._new() if again else await self._rested_or_new())
         except TimeoutError:
             raise LinkBroken("did not answer", timed_out=True) from None
 
@@ -167,7 +173,7 @@ class LinksByLoop:
             self._pid, self._by_loop = os.getpid(), {}
         links = self._by_loop.get(loop)
         if links is None:
-            for ended in [known for known in self._by_loop if known.is_closed()]:
+            for ended in [known for known in list(self._by_loop) if known.is_closed()]:
                 del self._by_loop[ended]
             links = self._by_loop[loop] = Links(self._factory, self._most)
         return links
