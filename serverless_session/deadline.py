@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Protocol
 
@@ -65,6 +65,6 @@ def within(limit: float) -> Iterator[None]:
         _limit_ends.reset(token)
 
 
-def set_invocation_end(remaining: float) -> Token[float | None]:
-    """From here on in this context, no store call outlives the invocation, which has `remaining` seconds left."""
-    return _invocation_ends.set(time.monotonic() + remaining)
+def set_invocation_end(remaining: float) -> None:
+    """From here on in this context, every store call ends within `remaining` seconds from now."""
+    _invocation_ends.set(time.monotonic() + remaining)

@@ -1,8 +1,8 @@
 """Every exception of the package.
 
-One root, `ServerlessSessionError`. Each error says in three lines what cannot be, what was looked at and what to write;
-`code` is stable (docs and alerts may name it) and `mend` is the third line alone. No message ever holds a session id, a
-store key, a secret or a stored value: only kinds, sizes, times, names of settings and paths of keys.
+One root, `ServerlessSessionError`. An error says what cannot be, what was looked at (where that helps) and what to
+write; `code` is stable (docs and alerts may name it) and `mend` is the last line alone. No message ever holds a session
+id, a store key, a secret or a stored value: only kinds, sizes, times, names of settings and paths of keys.
 """
 
 from __future__ import annotations
@@ -25,6 +25,17 @@ class ServerlessSessionError(Exception):
         if mend:
             lines.append(f"  write:     {mend}")
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:  # constructors differ, so what pickle would do by itself fails
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(
+    kind: type[ServerlessSessionError], args: tuple[str, ...], facts: dict[str, object]
+) -> ServerlessSessionError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class ConfigurationError(ServerlessSessionError):
@@ -120,7 +131,9 @@ class DamagedValue(UnreadableValue):
 
     def __init__(self) -> None:
         super().__init__(
-            "damaged-value", "a stored value does not open: it was changed, or sealed for another key or namespace"
+            "damaged-value",
+            "a stored value does not open: it was changed, or sealed for another key or namespace",
+            mend="nothing: it is treated as missing. If it happens often, somebody else writes to this store",
         )
 
 

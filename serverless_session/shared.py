@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import re
 import threading
@@ -118,11 +119,12 @@ class SharedState:
 
     @contextmanager
     def override(self, *, store: str | Store | None = None, clock: Clock | None = None) -> Iterator[Store]:
-        """Inside, everything that holds this SharedState uses this store and clock; for tests, process-wide.
+        """Inside, everything that holds this SharedState uses this store or clock or both; for tests, process-wide.
 
-        `store="memory://"` opens a fresh one. Without `store`, a fresh `memory://`. Yields the store.
+        `store="memory://"` opens a fresh one, which goes by the clock. Yields the store that is used inside. What is
+        not swapped (the secret key, say) must still be in order.
         """
-        swapped = _opened_anew("memory://" if store is None else store, clock or self.clock)
+        swapped = self.store if store is None else _opened_with(store, clock or self.clock)
         self._overrides.append((swapped, clock))
         try:
             yield swapped
@@ -143,6 +145,7 @@ class SharedState:
 
     @property
     def store(self) -> Store:
+        """Where everything is kept."""
         if self._overrides:
             return self._overrides[-1][0]
         self.check()
@@ -150,31 +153,37 @@ class SharedState:
 
     @property
     def clock(self) -> Clock:
+        """Decides what has expired."""
         overriding = (clock for _, clock in reversed(self._overrides) if clock is not None)
         return next(overriding, self._given_clock or _SYSTEM_CLOCK)
 
     @property
     def key_ring(self) -> KeyRing:
+        """Seals and opens what is kept."""
         self.check()
         return self._key_ring
 
     @property
     def packer(self) -> Packer:
+        """Turns objects into bytes and back."""
         self.check()
         return self._packer
 
     @property
     def namespace(self) -> str:
+        """Stands in front of every store key, and is sealed with every value and id."""
         self.check()
         return self._namespace
 
     @property
     def address_key(self) -> bytes | None:
+        """Keys the hashes in store keys; None: they are plain hashes."""
         self.check()
         return self._address_key
 
     @property
     def timeout(self) -> float:
+        """Seconds that one store call may take."""
         self.check()
         return self._timeout
 
@@ -220,7 +229,7 @@ class SharedState:
             defaults.append("no store is set, so memory:// keeps everything in this process")
             store = "memory://"
         if isinstance(store, str) and store.startswith("memory://") and self._given_clock is not None:
-            return _opened_anew(store, self._given_clock)
+            return _opened_with(store, self._given_clock)
         return open_store(store) if isinstance(store, str) else store
 
     def _settle_keys(self, environment: dict[str, str], defaults: list[str]) -> KeyRing:
@@ -263,7 +272,8 @@ def _secret_of_this_process() -> str:
     return os.urandom(32).hex()
 
 
-def _opened_anew(store: str | Store, clock: Clock | None) -> Store:
+def _opened_with(store: str | Store, clock: Clock) -> Store:
+    """The store at a URL; a memory store is one of its own, because it goes by the clock."""
     if not isinstance(store, str):
         return store
     if not store.startswith("memory://"):
@@ -316,9 +326,10 @@ def _timeout_of(variable: str | None) -> float:
     if variable is None:
         return DEFAULT_SECONDS
     try:
-        return _checked_timeout(float(variable), PREFIX + "TIMEOUT")
+        span = float(variable)
     except ValueError:
-        return _checked_timeout(0, PREFIX + "TIMEOUT")
+        span = math.nan
+    return _checked_timeout(span, PREFIX + "TIMEOUT")
 
 
 def _check_strength(weakness: str | None, looked_at: str, *, only_warn: bool) -> None:

@@ -365,7 +365,10 @@ def test_override_swaps_the_store_and_clock_and_gives_them_back() -> None:
     before = in_force()
     assert before[0] is store
     assert isinstance(before[1], SystemClock)
-    with shared.override(clock=outer) as fresh:
+    with shared.override(clock=outer) as kept:
+        assert kept is store, "only what is given is swapped"
+        assert in_force() == (store, outer)
+    with shared.override(store="memory://", clock=outer) as fresh:
         assert isinstance(fresh, MemoryStore)
         assert fresh is not store
         assert in_force() == (fresh, outer)
@@ -373,8 +376,8 @@ def test_override_swaps_the_store_and_clock_and_gives_them_back() -> None:
             assert given is mine
             assert in_force() == (mine, inner)
         assert in_force() == (fresh, outer)
-        with contextlib.suppress(RuntimeError), shared.override() as another:
-            assert shared.store is another
+        with contextlib.suppress(RuntimeError), shared.override(store="memory://") as another:
+            assert in_force() == (another, outer), "the clock of the one around it"
             raise RuntimeError
         assert in_force() == (fresh, outer)
     assert in_force() == before
@@ -383,15 +386,15 @@ def test_override_swaps_the_store_and_clock_and_gives_them_back() -> None:
 def test_each_override_opens_a_fresh_memory() -> None:
     shared = SharedState("memory://", secret_key=SECRET)
     seen: list[Store] = [shared.store]
-    for url in (None, "memory://", "memory://"):
-        with shared.override(store=url) as store:
+    for _ in range(3):
+        with shared.override(store="memory://") as store:
             assert store not in seen
             seen.append(store)
 
 
 async def test_the_clock_of_an_override_moves_its_memory() -> None:
     shared, clock = SharedState("memory://", secret_key=SECRET), ManualClock()
-    with shared.override(clock=clock) as store:
+    with shared.override(store="memory://", clock=clock) as store:
         key, _ = await present(store, ttl=10)
         clock.advance(timedelta(seconds=9))
         assert await store.read(key) != (missing := await store.read("nothing"))

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("serverless_session.aws")
 
+TIME_OUT_MARGIN: Final = 0.5
+"""Seconds before the end of an invocation at which its last store call ends, so that an answer can still leave; a tenth
+of what remains, where that is less."""
+
 _CONFIG: Final = LambdaConfig(api_gateway_base_path="/", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES], exclude_headers=[])
 
 
 class LambdaHandler:
     """Serves `app` as a Lambda function: `handler = LambdaHandler(app)`, and `module.handler` is what Lambda calls.
 
-    The app's lifespan runs once a sandbox, at the first event. No store call outlives the invocation. An exception of
+    The app's lifespan runs once a sandbox, at the first event. No store call outlives the invocation; each ends a
+    margin before it, so that a 503 still leaves. An exception of
     the app becomes a 500, as a server would make of it. Raises `ServerlessSessionError` for an event that is no HTTP
     request, and where the app's lifespan fails.
     """
@@ -53,7 +58,8 @@ class LambdaHandler:
         async def serve() -> None:
             remaining = getattr(context, "get_remaining_time_in_millis", None)
             if remaining is not None:
-                set_invocation_end(remaining() / 1000)
+                left = remaining() / 1000
+                set_invocation_end(left - min(TIME_OUT_MARGIN, left / 10))
             exchange.scope["state"] = self._sandbox.state.copy()
             await exchange.run(self._app)
 

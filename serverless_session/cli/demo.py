@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
 
     if chosen.json:
         print(rendering.as_json(report))
-    elif chosen.plain or not sys.stdout.isatty() or not rendering.in_colour(report):
+    elif chosen.plain or not sys.stdout.isatty() or not rendering.print_in_colour(report):
         print(rendering.as_text(report))
     return 0 if report.held else 1
 

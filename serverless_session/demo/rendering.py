@@ -67,7 +67,7 @@ def _lines(report: Report) -> Iterator[str]:
 # --- in colour --------------------------------------------------------------------------------------------------------
 
 
-def in_colour(report: Report) -> bool:
+def print_in_colour(report: Report) -> bool:
     """Show the report on this terminal with `rich`; False, and nothing shown, where it is not installed."""
     try:
         from rich.console import Console

@@ -12,8 +12,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serverless_session.codec.keys import KeyRing
@@ -70,7 +70,7 @@ class Records:
         self._prefix = f"{shared.namespace}:{purpose}:"
         self._address_key = shared.address_key
         self.pack = shared.packer.pack
-        self.unpack: Any = shared.packer.unpack
+        self.unpack: Callable[[bytes], Any] = shared.packer.unpack
 
     def key(self, *parts: bytes) -> str:
         """The store key for `parts`, which never stand in it: SHA-256 over them, each with its length in front.
@@ -93,7 +93,10 @@ class Records:
         return [self._open(operation.key, outcome) for operation, outcome in zip(operations, outcomes, strict=True)]
 
     def _seal(self, write: Write, now: float) -> Write:
-        return replace(write, value=self._sealer.seal(write.value, key=write.key, ends_at=now + write.ttl))
+        sealed = self._sealer.seal(write.value, key=write.key, ends_at=now + write.ttl)
+        return Write(
+            write.key, sealed, ttl=write.ttl, version=write.version, expect=write.expect, look_first=write.look_first
+        )
 
     def _open(self, key: str, outcome: Outcome) -> Outcome:
         match outcome:

@@ -112,6 +112,16 @@ class CookieSettings:
             raise _bad_cookie("the cookie's path is no path", "path=", 'path="/"')
         if self.domain is not None and not (self.domain and _ATTRIBUTE.issuperset(self.domain)):
             raise _bad_cookie("the cookie's domain is no domain", "domain=", 'domain="example.com", or nothing')
+        self._check_prefix()
+
+    def _check_prefix(self) -> None:
+        """Browsers drop, without a word, a cookie whose name promises what its attributes do not keep (RFC 6265bis)."""
+        prefix = next((prefix for prefix in ("__host-", "__secure-") if self.name.lower().startswith(prefix)), None)
+        if prefix is not None and self.https_only is False:
+            raise _bad_cookie("a cookie of that name must be Secure", "session_cookie=, https_only=", "https_only=True")
+        if prefix == "__host-" and (self.path != "/" or self.domain is not None):
+            mend = 'path="/" and no domain, or a name that begins with __Secure-'
+            raise _bad_cookie("a __Host- cookie has no domain and the path /", "session_cookie=, path=, domain=", mend)
 
     def set(self, value: str, max_age: int | None, *, https: bool) -> bytes:
         """The Set-Cookie value that stores `value`; `max_age`: seconds, None for a cookie of the browser's session."""

@@ -27,7 +27,7 @@ Rules, each a compare-and-set on the record's version:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -35,12 +35,13 @@ from serverless_session.errors import DamagedValue, StoreUnavailable, UnknownFor
 from serverless_session.records.records import Kept
 from serverless_session.sessions.cookie import SessionId
 from serverless_session.sessions.merge import merge
-from serverless_session.sessions.session import Session
+from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
     ABSENT,
     Conflict,
     Delete,
     Deleted,
+    Expected,
     Failed,
     Missing,
     Operation,
@@ -74,7 +75,7 @@ _T = TypeVar("_T")
 Steps = Generator[Operation, Outcome, _T]
 
 
-class Cookie(Enum):
+class CookieChange(Enum):
     """What a save means for the browser's cookie."""
 
     KEEP = auto()
@@ -90,13 +91,20 @@ class _State(Enum):
 
 
 @dataclass(slots=True)
-class _Standing:
-    """The record as it stands in the store, as far as we know."""
+class _Record:
+    """A record as it stands in the store, as far as we know."""
 
     key: str
     version: Version
     packed: bytes
     ends_at: float
+    content: dict[str, Any]
+    """As it was unpacked. The app's mapping is made of it, so a merge starts from the bytes instead."""
+
+    @property
+    def successors(self) -> list[str] | None:
+        """The keys that a stone names; None: it is a session."""
+        return self.content.get("moved_to")
 
 
 class Visit:
@@ -105,219 +113,217 @@ class Visit:
     def __init__(self, vault: Vault, new_id: Callable[[], SessionId], *, life: float) -> None:
         self.session = Session()
         self.id: SessionId | None = None
-        """The id that the cookie must carry after a save that answered `Cookie.SET`."""
+        """The id that the cookie must carry after a save that answered `CookieChange.SET`."""
         self.events: list[str] = []
         """What happened that an operator may want to know: stable names, no contents."""
         self._vault = vault
         self._new_id = new_id
         self._life = life
         self._state = _State.NOTHING
-        self._standing: _Standing | None = None
-        self._successors: list[str] = []
+        self._standing: _Record | None = None
         self._created = 0.0
-        self._seen = b""  # the record that the app's mapping was, when it and the store last agreed
+        self._seen: bytes | None = None  # what the app's mapping was when it was last in step with the store
 
     # --- load ---------------------------------------------------------------------------------------------------------
 
     def load(self, session_id: SessionId | None, *, now: float) -> Steps[None]:
         """Find out where we stand and fill `session`. No id: no trip."""
-        found: Outcome = Missing()
+        found: _Answer = Missing()
         if session_id is not None and self._life > 0:
-            found = yield from _ask(Read(self._vault.key(session_id.secret)))
-        if session_id is None or not isinstance(found, Kept):
-            self._begin(now)
-            return
-        record = self._vault.unpack(found.value)
-        self._standing = _Standing(self._vault.key(session_id.secret), found.version, found.value, found.ends_at)
-        if (successors := _successors_of(record)) is not None:
-            self._begin(now)
-            self._state, self._successors = _State.MOVED, successors
-            return
-        data, self._created = _session_of(record)
-        self.id, self._state, self._seen = session_id, _State.LIVE, found.value
-        self.session = Session(data, created=self._created, ends=found.ends_at, is_new=False)
-
-    def _begin(self, now: float) -> None:
+            found = yield from self._ask(Read(self._vault.key(session_id.secret)))
+        if isinstance(found, _Record):
+            self._standing = found
+            if found.successors is None:
+                self.id, self._state, self._seen = session_id, _State.LIVE, found.packed
+                self._created = found.content["created_at"]
+                self.session = Session(found.content["data"], created=self._created, ends=found.ends_at, is_new=False)
+                return
+            self._state = _State.MOVED
         self._created = now
         self.session = Session(created=now, ends=now + max(self._life, 0))
-        self._seen = self._pack({})
 
     # --- save ---------------------------------------------------------------------------------------------------------
 
     def needs_cookie(self) -> bool:
         """Would a save now have to hand the browser a new id?"""
-        session = self.session
-        if session._cleared or session._regenerated:
-            return session._regenerated or bool(session)
-        return self._state is _State.NOTHING and bool(session)
+        asked = self.session._asked
+        if asked.new_id or asked.ending:
+            return asked.new_id or bool(self.session)
+        return self._state is _State.NOTHING and bool(self.session)
 
-    def save(self, *, now: float) -> Steps[Cookie]:
+    def save(self, *, now: float) -> Steps[CookieChange]:
         """Carry out what the app has asked for and changed. May be called again: it then saves what came since.
 
-        Raises `ValueNotSerializable`, before anything is yielded, for contents that cannot be kept.
+        Raises `ValueNotSerializable`, before anything is yielded, for contents that cannot be kept. What was asked for
+        and not carried out because of an exception is asked for again by the next call.
         """
+        asked = self.session._take_asked()
+        try:
+            return (yield from self._save(asked, now))
+        except BaseException:
+            self.session._ask_again(asked)
+            raise
+
+    def end(self) -> Steps[CookieChange]:
+        """Carry out an ending alone, whatever was written after it: all that a request that raised may still do."""
+        asked = self.session._take_asked()
+        try:
+            return (yield from self._end()) if asked.ending else CookieChange.KEEP
+        except BaseException:
+            self.session._ask_again(asked)
+            raise
+
+    def _save(self, asked: Asked, now: float) -> Steps[CookieChange]:
         session = self.session
-        cleared, regenerated = session._cleared, session._regenerated
-        packed = self._pack(session)
-        if cleared and not session:
-            return (yield from self.end())
-        if not cleared and not regenerated and packed == self._seen:
-            return Cookie.KEEP
+        if asked.ending and not session:
+            return (yield from self._end())
+        nothing_asked = not (asked.ending or asked.new_id)
+        if nothing_asked and not session and self._seen is None:
+            return CookieChange.KEEP
+        mine = packed = self._pack(session)
+        if nothing_asked and packed == self._seen:
+            return CookieChange.KEEP
         if self._life <= 0:
             return self._only_a_cookie()
-        if cleared or regenerated:
-            cookie = yield from self._move(packed, now, carry=not cleared)
+        if self._standing is not None and self._state is _State.LIVE and self._standing.packed != self._seen:
+            packed = self._merged(mine, self._standing)  # an earlier save has merged in what the app has not seen
+        if not nothing_asked:
+            change = yield from self._move(mine, packed, now, carry=not asked.ending)
         elif self._state is _State.LIVE:
-            cookie = yield from self._write(packed, now)
+            change = yield from self._write(mine, packed, now)
         elif self._state is _State.NOTHING:
-            cookie = (yield from self._move(packed, now, carry=True)) if session else Cookie.KEEP
+            change = yield from self._move(mine, packed, now, carry=True)
         else:
-            cookie = self._drop()
-        session._cleared = session._regenerated = False
-        self._seen = packed
-        return cookie
-
-    def end(self) -> Steps[Cookie]:
-        """Carry out an ending alone: what is left to do when the request ended in an exception."""
-        session, standing, ended = self.session, self._standing, False
-        if not session._cleared:
-            return Cookie.KEEP
-        if standing is not None and self._state in (_State.LIVE, _State.MOVED):
-            stands = Kept(standing.packed, standing.version, ends_at=standing.ends_at)
-            ended = yield from self._end_what_stands(standing.key, stands)
-        if self._state is not _State.NOTHING:
-            self._state = _State.GONE
-        session._cleared = session._regenerated = False
-        self._seen = self._pack({})
-        return Cookie.REMOVE if ended else Cookie.KEEP
+            change = self._drop()
+        self._seen = mine
+        return change
 
     # --- endings ------------------------------------------------------------------------------------------------------
 
-    def _end_what_stands(self, key: str, stands: Kept) -> Steps[bool]:
+    def _end(self) -> Steps[CookieChange]:
+        ended = False
+        if self._standing is not None and self._state in (_State.LIVE, _State.MOVED):
+            ended = yield from self._end_record(self._standing)
+        if self._state is not _State.NOTHING:
+            self._state = _State.GONE
+        self._seen = None
+        return CookieChange.REMOVE if ended else CookieChange.KEEP
+
+    def _end_record(self, record: _Record) -> Steps[bool]:
         """Delete a record by version, a stone after its successors. True: something live was ended."""
         ended = False
         while True:
-            successors = _successors_of(self._vault.unpack(stands.value))
-            for successor in successors or ():
-                found = yield from _ask(Read(successor))
-                if isinstance(found, Kept):
-                    ended |= yield from self._end_what_stands(successor, found)
-            outcome = yield from _ask(Delete(key, expect=stands.version))
-            match outcome:
+            for successor in record.successors or ():
+                found = yield from self._ask(Read(successor))
+                if isinstance(found, _Record):
+                    ended |= yield from self._end_record(found)
+            answer = yield from self._ask(Delete(record.key, expect=record.version))
+            match answer:
                 case Deleted():
-                    return ended or successors is None
-                case Conflict(stands=Kept() as newer):
-                    stands = newer
+                    return ended or record.successors is None
+                case _Record():
+                    record = answer
                 case _:
                     return ended
 
     # --- a new id -----------------------------------------------------------------------------------------------------
 
-    def _move(self, packed: bytes, now: float, *, carry: bool) -> Steps[Cookie]:
+    def _move(self, mine: bytes, packed: bytes, now: float, *, carry: bool) -> Steps[CookieChange]:
         """Begin a record under a new id, make a stone of the old one; `carry`: merge in what happened to it since."""
-        new_id = self._new_id()
         if not carry:
             self._created = now
             packed = self._pack(self.session)
-        new = _Standing(self._vault.key(new_id.secret), new_version(), packed, now + self._life)
-        yield from _put(new, ABSENT, ttl=self._life)
-        if self._standing is not None and self._state is not _State.GONE:
-            taken_back = yield from self._leave_stone(self._standing, new, carry=carry)
-            if taken_back:
+        new_id, ends_at = self._new_id(), now + self._life
+        new = _Record(self._vault.key(new_id.secret), new_version(), packed, ends_at, content={})
+        yield from self._put(new, ABSENT)
+        if self._standing is not None and self._state in (_State.LIVE, _State.MOVED):
+            stays = yield from self._leave_stone(self._standing, new, mine, carry=carry)
+            if not stays:
                 return self._drop()
         self.id, self._state, self._standing = new_id, _State.LIVE, new
-        self.session._ends = new.ends_at
-        return Cookie.SET
+        self.session._ends = ends_at
+        return CookieChange.SET
 
-    def _leave_stone(self, old: _Standing, new: _Standing, *, carry: bool) -> Steps[bool]:
-        """Make a stone of the old record. True: it was ended meanwhile, and the new one was taken back."""
-        successors = self._successors
+    def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
+        """Make a stone of the old record. False: it was ended meanwhile, and the new one was taken back."""
+        ttl = min(LONGEST_REQUEST, self._life)
         while True:
-            stone = self._vault.pack({"v": 1, "moved_to": [*successors, new.key]})
-            ttl, version = min(LONGEST_REQUEST, self._life), new_version()
-            outcome = yield from _ask(Write(old.key, stone, ttl=ttl, version=version, expect=old.version))
-            match outcome:
+            stone = self._vault.pack({"v": 1, "moved_to": [*(old.successors or ()), new.key]})
+            write = Write(old.key, stone, ttl=ttl, version=new_version(), expect=old.version)
+            answer = yield from self._ask(write)
+            match answer:
                 case Written():
-                    return False
-                case Conflict(stands=Kept() as stands):
-                    old.version = stands.version
-                    record = self._vault.unpack(stands.value)
-                    others = _successors_of(record)
-                    if others is not None:
-                        successors = others
-                    elif carry:
-                        yield from self._carry_over(_session_of(record)[0], new)
-                case _ if self._state is _State.MOVED:
-                    return False  # the stone's time is over; nobody comes with the old id any more
-                case _:
-                    yield from _ask(Delete(new.key, expect=new.version))
                     return True
+                case _Record():
+                    old = answer
+                    if carry and old.successors is None:
+                        packed = self._merged(mine, old)
+                        if packed != new.packed:
+                            expected, new.packed, new.version = new.version, packed, new_version()
+                            yield from self._put(new, expected)
+                case _ if self._state is _State.MOVED:
+                    return True  # the stone's time is over: nobody comes with the old id any more
+                case _:
+                    yield from self._ask(Delete(new.key, expect=new.version))
+                    return False
 
-    def _carry_over(self, theirs: dict[str, Any], new: _Standing) -> Steps[None]:
-        packed = self._pack(self._merged_with(theirs))
-        if packed != new.packed:
-            version, expected = new_version(), new.version
-            new.packed, new.version = packed, version
-            yield from _put(new, expected, ttl=self._life)
+    def _put(self, new: _Record, expect: Expected) -> Steps[None]:
+        """Write where nobody else can: under an id that only this request knows."""
+        answer = yield from self._ask(Write(new.key, new.packed, ttl=self._life, version=new.version, expect=expect))
+        if not isinstance(answer, Written):
+            raise StoreUnavailable("the store did not keep a record under a new id")
 
     # --- a change -----------------------------------------------------------------------------------------------------
 
-    def _write(self, packed: bytes, now: float) -> Steps[Cookie]:
+    def _write(self, mine: bytes, packed: bytes, now: float) -> Steps[CookieChange]:
         standing = self._standing
         assert standing is not None
-        if standing.packed != self._seen:  # an earlier save of this request has merged in what the app has not seen
-            packed = self._pack(self._merged_with(_session_of(self._vault.unpack(standing.packed))[0]))
         while packed != standing.packed:
-            ends_at = self._end_of(packed, standing.ends_at, now)
-            version = new_version()
-            write = Write(standing.key, packed, ttl=ends_at - now, version=version, expect=standing.version)
-            outcome = yield from _ask(write)
-            match outcome:
+            holds_data = packed != self._pack({})
+            new = replace(standing, version=new_version(), packed=packed)
+            new.ends_at = self._end_of(standing, now) if holds_data else now + min(LONGEST_REQUEST, self._life)
+            write = Write(new.key, packed, ttl=new.ends_at - now, version=new.version, expect=standing.version)
+            answer = yield from self._ask(write)
+            match answer:
                 case Written():
-                    prolonged = ends_at != standing.ends_at
-                    self._standing = _Standing(standing.key, version, packed, ends_at)
-                    self.session._ends = ends_at
-                    if not self._holds_data(packed):
-                        return Cookie.REMOVE
-                    return Cookie.SET if prolonged else Cookie.KEEP
-                case Conflict(stands=Kept() as stands):
-                    record = self._vault.unpack(stands.value)
-                    if _successors_of(record) is not None:
-                        return self._drop()
-                    self._standing = standing = _Standing(standing.key, stands.version, stands.value, stands.ends_at)
-                    packed = self._pack(self._merged_with(_session_of(record)[0]))
+                    self._standing, self.session._ends = new, new.ends_at
+                    if not holds_data:
+                        return CookieChange.REMOVE
+                    return CookieChange.SET if new.ends_at != standing.ends_at else CookieChange.KEEP
+                case _Record() if answer.successors is None:
+                    self._standing = standing = answer
+                    packed = self._merged(mine, standing)
                 case _:
                     return self._drop()
-        return Cookie.KEEP
+        return CookieChange.KEEP
 
-    def _end_of(self, packed: bytes, ends_at: float, now: float) -> float:
-        if not self._holds_data(packed):
-            return now + min(LONGEST_REQUEST, self._life)
+    def _end_of(self, standing: _Record, now: float) -> float:
         whole = now + self._life
-        return whole if whole - ends_at > self._life * PROLONG_AFTER else ends_at
+        return whole if whole - standing.ends_at > self._life * PROLONG_AFTER else standing.ends_at
 
-    def _holds_data(self, packed: bytes) -> bool:
-        return packed != self._pack({})
+    def _merged(self, mine: bytes, theirs: _Record) -> bytes:
+        """`mine` and `theirs`, both made of what was last seen, as one.
 
-    def _merged_with(self, theirs: dict[str, Any]) -> dict[str, Any]:
-        base, _ = _session_of(self._vault.unpack(self._seen))
-        merged = merge(base, self.session, theirs)
+        From the bytes, not from the app's mapping: that may have gone on changing while we waited.
+        """
+        base = {} if self._seen is None else self._data_of(self._seen)
+        merged = merge(base, self._data_of(mine), self._data_of(theirs.packed))
         self.events.append("session.conflict_overridden" if merged.conflicts else "session.conflict_merged")
-        return merged.data
+        return self._pack(merged.data)
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
-    def _drop(self) -> Cookie:
+    def _drop(self) -> CookieChange:
         self._state = _State.GONE
         self.events.append("session.change_dropped")
-        return Cookie.KEEP
+        return CookieChange.KEEP
 
-    def _only_a_cookie(self) -> Cookie:
+    def _only_a_cookie(self) -> CookieChange:
         """A life of no length: Starlette's expired cookie, once, and nothing is stored."""
         if not self.session or self._state is _State.GONE:
-            return Cookie.KEEP
+            return CookieChange.KEEP
         self.id, self._state = self._new_id(), _State.GONE
-        return Cookie.SET
+        return CookieChange.SET
 
     def _pack(self, data: dict[str, Any]) -> bytes:
         try:
@@ -325,32 +331,34 @@ class Visit:
         except ValueNotSerializable as error:
             raise error.below(1, "request.session") from None
 
+    def _data_of(self, packed: bytes) -> dict[str, Any]:
+        data: dict[str, Any] = self._vault.unpack(packed)["data"]
+        return data
 
-def _ask(operation: Operation) -> Steps[Outcome]:
-    """Yield an operation; raise what failed. A damaged record counts as none: that session has ended."""
-    outcome = yield operation
-    match outcome:
-        case Failed(error=DamagedValue()):
-            return Missing() if isinstance(operation, Read) else Conflict(Missing())
-        case Failed(error=error):
-            raise error
-    return outcome
+    def _ask(self, operation: Operation) -> Steps[_Answer]:
+        """Yield an operation; what stands there comes back as a `_Record`, also out of a conflict.
+
+        Raises what failed. A damaged record counts as none: that session has ended.
+        """
+        outcome = yield operation
+        if isinstance(outcome, Conflict):
+            outcome = outcome.stands
+        match outcome:
+            case Kept(value=packed, version=version, ends_at=ends_at):
+                try:
+                    content = self._vault.unpack(packed)
+                except DamagedValue:
+                    return Missing()
+                if not isinstance(content, dict) or content.get("v") != 1:
+                    raise UnknownFormat("a session was written in a form that this release does not know")
+                return _Record(operation.key, version, packed, ends_at, content)
+            case Failed(error=DamagedValue()):
+                return Missing()
+            case Failed(error=error):
+                raise error
+            case Written() | Deleted() | Missing():
+                return outcome
+        raise TypeError("records answer with what they have opened")
 
 
-def _put(new: _Standing, expect: Any, *, ttl: float) -> Steps[None]:
-    """Write where nobody else can: under an id that only this request knows."""
-    outcome = yield from _ask(Write(new.key, new.packed, ttl=ttl, version=new.version, expect=expect))
-    if not isinstance(outcome, Written):
-        raise StoreUnavailable("the store did not keep a record under a new id")
-
-
-def _successors_of(record: Any) -> list[str] | None:
-    """The keys that a stone names; None if the record is no stone."""
-    if not isinstance(record, dict) or record.get("v") != 1:
-        raise UnknownFormat("a session was written in a form that this release does not know")
-    successors: list[str] | None = record.get("moved_to")
-    return successors
-
-
-def _session_of(record: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    return record["data"], record["created_at"]
+_Answer = Written | Deleted | Missing | _Record

@@ -1,4 +1,4 @@
-"""The ASGI middleware: loads the session, lets the app run, saves before the response starts. It only moves messages.
+"""The ASGI middleware: loads the session, lets the app run, saves before the response starts. It moves messages.
 
 Saved before the response starts, again before its last chunk and when the app returns, each only if something changed
 since. So nobody sees an answer whose session was not kept. When the app raises, only endings are carried out. A store
@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from serverless_session.codec.keys import SecretKey
 from serverless_session.deadline import Duration, seconds, within
 from serverless_session.errors import ConfigurationError, SessionError, StoreError, UnreadableValue, ValueTooLarge
 from serverless_session.sessions.cookie import CookieSettings, IdMaker, SessionId, cookie_values
-from serverless_session.sessions.lifecycle import Cookie, Steps, Visit
+from serverless_session.sessions.headers import Headers, from_own_host, private, uncacheable, with_vary_cookie
+from serverless_session.sessions.lifecycle import CookieChange, Steps, Visit
 from serverless_session.sessions.session import Session
 from serverless_session.shared import SharedState
 
@@ -36,6 +38,13 @@ logger = logging.getLogger("serverless_session.sessions")
 _T = TypeVar("_T")
 
 FOURTEEN_DAYS: Final = 14 * 24 * 60 * 60
+_EVENTS: Final = {
+    "session.conflict_merged": "two requests changed a session at once; both changes are kept",
+    "session.conflict_overridden": "two requests changed the same thing in a session at once; the later one won",
+    "session.change_dropped": "a session ended or got a new id while a request ran; that one's changes are dropped",
+}
+_LEVELS: Final = {"session.conflict_overridden": logging.WARNING}
+
 LONGEST_LIFE: Final = 10 * 366 * 24 * 60 * 60
 CALLS_OF_A_SAVE: Final = 10
 """A save makes several calls (conflicts, a new id); all of them together may take this many shared time-outs."""
@@ -44,14 +53,21 @@ CALLS_OF_A_SAVE: Final = 10
 class SessionMiddleware:
     """Sessions kept in a store; a drop-in for `starlette.middleware.sessions.SessionMiddleware`.
 
-    Starlette's arguments come first, in its order, with its meaning. `max_age`: seconds or `timedelta` from the last
-    change; None makes a cookie of the browser's session and a record of 14 days; 0 or less stores nothing.
-    `https_only=None` (the default) makes the cookie Secure whenever the request came over https. `shared`: a
-    `SharedState`; or `store` (URL or `Store`) and `secret_key` for one of its own; with none of them
-    `SharedState.default()`.
+    Starlette's arguments come first, in its order, with its meaning. `max_age`: seconds or `timedelta` that a session
+    lives after it began or was last prolonged (a change prolongs it, once a tenth of its life is gone); None makes a
+    cookie of the browser's session and a record of 14 days; 0 or less stores nothing. `https_only=None` (the default)
+    makes the cookie Secure whenever the request came over https. `shared`: a `SharedState`; or `store` (URL or `Store`)
+    and `secret_key` for one of its own; with none of them `SharedState.default()`.
 
-    Trips to the store: none without a genuine cookie, 1 to read, 1 more to write a change, 1 for a new session, 2 in
-    all to log out, 3 to change the id. A wrong setting is answered at start-up.
+    Guarantees: the session is saved before the response starts. Changes of requests that ran at once are merged.
+    Nothing brings a session back after it was ended. An unchanged session is not written. Trips to the store: none
+    without a genuine cookie, 1 to read, 1 more to write a change, 1 for a new session, 2 in all to log out, 3 to change
+    the id.
+
+    Where the store fails, or may have failed (`WriteUncertain`), the answer is a 503 with `Retry-After` and without a
+    cookie. Raised into the app: `ValueNotSerializable` and `ValueTooLarge` for contents that cannot be kept (the stored
+    session stands), `SessionError` for a session begun after the response had started. A wrong setting
+    (`ConfigurationError`) is answered when the app starts.
     """
 
     def __init__(
@@ -116,14 +132,16 @@ class SessionMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         records = self._ready()
-        if scope["type"] == "websocket" and not _same_origin(scope):
-            scope["session"] = Session()  # opened by a page of another site: it neither sees nor changes the visitor's
+        now = self._shared.clock.time()
+        if scope["type"] == "websocket" and not from_own_host(scope["headers"]):
+            logger.warning("session.foreign_page: a WebSocket opened by another host's page gets an empty session")
+            scope["session"] = Session(created=now, ends=now)  # seen by nobody else, and saved by nobody
             await self.app(scope, receive, send)
             return
         visit = Visit(records, self._ids.new, life=self._life)
-        answer = _Answer(self, records, visit, scope, send)
+        answer = _Answer(self._shared, records, visit, partial(self._set_cookie, scope, visit), scope, send)
         try:
-            await answer.carry_out(visit.load(self._id_of(scope), now=self._shared.clock.time()))
+            await answer.carry_out(visit.load(self._id_of(scope), now=now))
         except (StoreError, UnreadableValue) as error:
             await answer.refuse(error)
             return
@@ -134,6 +152,12 @@ class SessionMiddleware:
             await answer.end_only()
             raise
         await answer.finish()
+
+    def _set_cookie(self, scope: Scope, visit: Visit, change: CookieChange) -> bytes:
+        https = scope["scheme"] in ("https", "wss")
+        if change is CookieChange.SET and visit.id is not None:
+            return self._cookie.set(visit.id.text, self._max_age, https=https)
+        return self._cookie.remove(https=https)
 
     def _id_of(self, scope: Scope) -> SessionId | None:
         """The one genuine id that the request carries; several different ones count as none."""
@@ -147,10 +171,19 @@ class SessionMiddleware:
 class _Answer:
     """What goes back to the server for one request, with the session saved in time."""
 
-    def __init__(self, middleware: SessionMiddleware, records: Records, visit: Visit, scope: Scope, send: Send) -> None:
-        self._shared, self._cookie, self._max_age = middleware._shared, middleware._cookie, middleware._max_age
+    def __init__(
+        self,
+        shared: SharedState,
+        records: Records,
+        visit: Visit,
+        set_cookie: Callable[[CookieChange], bytes],
+        scope: Scope,
+        send: Send,
+    ) -> None:
+        self._shared = shared
         self._records = records
         self._visit = visit
+        self._set_cookie = set_cookie
         self._scope = scope
         self._send = send
         self._started = False
@@ -181,16 +214,13 @@ class _Answer:
         if self._refused:
             return
         match message["type"]:
-            case "http.response.start" | "websocket.accept":
-                try:
-                    cookie = await self._save()
-                except (StoreError, UnreadableValue) as error:
-                    if isinstance(error, ValueTooLarge):
-                        raise
-                    await self.refuse(error)
+            case "http.response.start" | "websocket.accept" | "websocket.http.response.start" if not self._started:
+                change = await self._save_in_front()
+                if change is None:
                     return
-                self._started = True
-                message = {**message, "headers": self._headers(list(message.get("headers", ())), cookie)}
+                message = {**message, "headers": self._headers(list(message.get("headers", ())), change)}
+            case "websocket.close" if not self._started:  # a handshake that is refused: no cookie leaves with it
+                await (self.end_only() if self._visit.needs_cookie() else self._save_late())
             case "http.response.body" if not message.get("more_body", False):
                 await self._save_late()
             case "http.response.pathsend":
@@ -201,14 +231,45 @@ class _Answer:
         """The app has returned."""
         if self._started and not self._refused:
             await self._save_late()
+        else:
+            await self.end_only()
 
     async def end_only(self) -> None:
-        """The app has raised: what it ended stays ended."""
-        if self._visit.session._cleared and not self._refused:
+        """The app has raised, or never answered: what it ended stays ended, nothing else is kept."""
+        if not self._refused:
             try:
-                await self.carry_out(self._visit.end(), to_the_end=True)
+                await self._save(self._visit.end())
             except (StoreError, UnreadableValue) as error:
                 logger.error("session.ending_failed: %s", error)
+
+    async def _save_in_front(self) -> CookieChange | None:
+        """Save before anything has left. None: it could not be, and a 503 has left in place of the answer."""
+        try:
+            change = await self._save(self._visit.save(now=self._shared.clock.time()))
+        except ValueTooLarge:
+            raise  # the store is well: this session is at fault, and so is the code that filled it
+        except (StoreError, UnreadableValue) as error:
+            await self.refuse(error)
+            return None
+        self._started = True
+        return change
+
+    async def _save_late(self) -> None:
+        if self._visit.needs_cookie():
+            raise SessionError(
+                "session-too-late",
+                "a session was begun, or its id changed, after the response had started: no cookie can follow any more",
+                mend="to request.session before the response starts; later only change a session that there was",
+            )
+        await self._save(self._visit.save(now=self._shared.clock.time()))
+
+    async def _save(self, steps: Steps[CookieChange]) -> CookieChange:
+        try:
+            return await self.carry_out(steps, to_the_end=True)
+        finally:
+            for event in self._visit.events:
+                logger.log(_LEVELS.get(event, logging.INFO), "%s: %s", event, _EVENTS[event])
+            self._visit.events.clear()
 
     async def refuse(self, error: StoreError | UnreadableValue) -> None:
         """503 in place of the app's answer; what else the app sends is dropped."""
@@ -229,35 +290,14 @@ class _Answer:
         await self._send({"type": "http.response.start", "status": 503, "headers": headers})
         await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else body})
 
-    async def _save_late(self) -> None:
-        if self._visit.needs_cookie():
-            raise SessionError(
-                "session-too-late",
-                "a session was begun, or its id changed, after the response had started: no cookie can follow any more",
-                mend="to request.session before the response starts, and change an existing session after it at most",
-            )
-        await self._save()
-
-    async def _save(self) -> Cookie:
-        visit = self._visit
-        cookie = await self.carry_out(visit.save(now=self._shared.clock.time()), to_the_end=True)
-        for event in visit.events:
-            logger.info(event)
-        visit.events.clear()
-        return cookie
-
-    def _headers(self, headers: list[tuple[bytes, bytes]], cookie: Cookie) -> list[tuple[bytes, bytes]]:
-        session, https = self._visit.session, self._scope["scheme"] in ("https", "wss")
+    def _headers(self, headers: Headers, change: CookieChange) -> Headers:
+        session = self._visit.session
         if session.accessed:
-            headers = _with_vary_cookie(headers)
-        if cookie is not Cookie.KEEP:
-            if cookie is Cookie.SET and self._visit.id is not None:
-                value = self._cookie.set(self._visit.id.text, self._max_age, https=https)
-            else:
-                value = self._cookie.remove(https=https)
-            return [*_uncacheable(headers), (b"set-cookie", value)]
+            headers = with_vary_cookie(headers)
+        if change is not CookieChange.KEEP:
+            return [*uncacheable(headers), (b"set-cookie", self._set_cookie(change))]
         if session.accessed and not session.is_new:
-            headers = _private(headers)
+            headers = private(headers)
         return headers
 
 
@@ -304,48 +344,3 @@ async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
             logger.error("session.save_failed: %s", type(task.exception()).__name__)
         raise cancelled
     return task.result()
-
-
-# --- headers ----------------------------------------------------------------------------------------------------------
-
-_TARGETED: Final = (b"cdn-cache-control", b"surrogate-control")
-"""Fields by which a shared cache may be told otherwise than by Cache-Control (RFC 9213)."""
-
-
-def _directives(headers: Sequence[tuple[bytes, bytes]]) -> set[bytes]:
-    values = [value for name, value in headers if name.lower() == b"cache-control"]
-    return {part.partition(b"=")[0].strip().lower() for value in values for part in value.split(b",")}
-
-
-def _without(headers: Sequence[tuple[bytes, bytes]], *names: bytes) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if name.lower() not in names]
-
-
-def _uncacheable(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """A response that carries our cookie is kept by no shared cache, whatever the app said."""
-    if _directives(headers) & {b"private", b"no-store"}:
-        return _without(headers, *_TARGETED)
-    return [*_without(headers, b"cache-control", *_TARGETED), (b"cache-control", b"no-store")]
-
-
-def _private(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """A response made with a visitor's session is that visitor's, unless the app says that it is for all."""
-    if _directives(headers) & {b"private", b"no-store", b"public", b"s-maxage"}:
-        return list(headers)
-    return [*headers, (b"cache-control", b"private")]
-
-
-def _with_vary_cookie(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    for place, (name, value) in enumerate(headers):
-        if name.lower() == b"vary":
-            if {part.strip().lower() for part in value.split(b",")} & {b"*", b"cookie"}:
-                return headers
-            return [*headers[:place], (name, value + b", Cookie"), *headers[place + 1 :]]
-    return [*headers, (b"vary", b"Cookie")]
-
-
-def _same_origin(scope: Scope) -> bool:
-    """A page of another site may open a WebSocket with the visitor's cookie; only our own gets the session."""
-    named = dict(scope["headers"])
-    origin, host = named.get(b"origin"), named.get(b"host")
-    return origin is None or origin.partition(b"://")[2].lower() == (host or b"").lower()

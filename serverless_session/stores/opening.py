@@ -20,8 +20,9 @@ _lock = threading.Lock()
 def open_store(url: str, **options: object) -> Store:
     """The store at `url`; the same object for the same URL and options.
 
-    `memory://` (one a process), `redis://`, `rediss://`, `unix://` (Redis or Valkey). `options` go to the store's
-    constructor. Raises `ConfigurationError` for an unknown scheme, a bad address or a client library that is missing.
+    `memory://` (one a process), `redis://`, `rediss://`, `unix://` (Redis or Valkey). `options` are the keyword
+    arguments of the store's constructor. Raises `ConfigurationError` for an unknown scheme, a bad address or a client
+    library that is missing, and `TypeError` for an option that the store does not have.
     """
     known = (url, tuple(sorted(options.items())))
     with _lock:
@@ -31,11 +32,11 @@ def open_store(url: str, **options: object) -> Store:
 
 
 def open_anew(url: str, **options: object) -> Store:
-    """A store of its own at `url`, shared with nobody; for tests that must not see each other's `memory://`."""
+    """A store of its own at `url`, shared with nobody; otherwise as `open_store`."""
     scheme = url.partition("://")[0] if "://" in url else ""
     try:
         match scheme:
-            case "memory":
+            case "memory" if url == "memory://":
                 from serverless_session.stores.memory import MemoryStore
 
                 return MemoryStore(**options)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from serverless_session.deadline import Duration, seconds
 
 
 class ManualClock:
-    """Wall time under a test's control: `with shared.override(clock=(clock := ManualClock())): ...; clock.advance(60)`.
+    """Wall time under a test's control: `with shared.override(store="memory://", clock=(clock := ManualClock())): ...`.
 
     `start`: seconds since 1970, by default the machine's time when it is made. Deadlines of store calls go on in real
     time.

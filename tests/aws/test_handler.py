@@ -1,6 +1,7 @@
 """An app behind the Lambda handler: events in, answers out, and what lives between two of them."""
 
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -238,7 +239,7 @@ def test_a_silent_store_is_503_before_lambda_ends_us(handlers: Handlers, silent_
     handler = handlers(app_over(shared))
     begun = time.monotonic()
     assert handler(event_v2("POST", "/update", body={"a": 1}), Context(0.6))["statusCode"] == 503
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 0.6
 
 
 @pytest.fixture
@@ -271,7 +272,8 @@ def test_background_tasks_and_streams_are_finished_before_the_answer(handlers: H
 
     answer = handlers(Starlette(routes=[Route("/", endpoint)]))(event_v2(), Context())
     assert done == ["background"]
-    assert answer["body"] in ("onetwo", "b25ldHdv")
+    body = base64.b64decode(answer["body"]) if answer["isBase64Encoded"] else answer["body"].encode()
+    assert body == b"onetwo"
 
 
 @pytest.mark.parametrize("event", [{}, {"Records": []}, {"version": "1.0", "requestContext": {}}, "ping", None])

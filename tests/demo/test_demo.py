@@ -264,7 +264,7 @@ def test_colour_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     report = demo.run()
-    assert rendering.in_colour(report)
+    assert rendering.print_in_colour(report)
     out = capsys.readouterr().out
     assert "\x1b[" in out
     for verdict in report.verdicts:
@@ -288,7 +288,7 @@ def test_no_session_id_is_shown(
     assert len(recorded.session_ids) == 2
     for option in ("--json", "--plain"):
         main(["demo", option])
-    rendering.in_colour(demo.run())
+    rendering.print_in_colour(demo.run())
     out = capsys.readouterr().out
     assert len(out) > 3000
     for session_id in recorded.session_ids:

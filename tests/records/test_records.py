@@ -297,6 +297,6 @@ async def test_the_store_in_force_is_asked_at_every_call() -> None:
     records = shared.records("session")
     operation = write(records, records.key(b"id"), 1)
     await one(records, operation)
-    with shared.override():
+    with shared.override(store="memory://"):
         assert await one(records, Read(operation.key)) == Missing()
     assert isinstance(await one(records, Read(operation.key)), Kept)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from serverless_session.records.records import Records
 from serverless_session.sessions.cookie import IdMaker, SessionId
-from serverless_session.sessions.lifecycle import Cookie, Steps, Visit
+from serverless_session.sessions.lifecycle import CookieChange, Steps, Visit
 from serverless_session.sessions.session import Session
 from serverless_session.shared import SharedState
 from serverless_session.stores import MemoryStore
@@ -51,11 +51,11 @@ class World:
         answer = yield from self._steps(visit.save(now=self.clock.time()))
         self.events += visit.events
         yield
-        if answer is Cookie.SET:
+        if answer is CookieChange.SET:
             assert visit.id is not None
             self.jar = visit.id
             self.set_cookies.append(visit.id)
-        elif answer is Cookie.REMOVE:
+        elif answer is CookieChange.REMOVE:
             self.jar = None
 
     def _steps(self, steps: Steps[_T]) -> Generator[None, None, _T]:
@@ -72,6 +72,16 @@ class World:
         """One request from its start to its end."""
         for _ in self.request(app, cookie=cookie):
             pass
+
+    def run(self, steps: Steps[_T]) -> _T:
+        """A part of a visit, from its first operation to its last."""
+        stepping = self._steps(steps)
+        while True:
+            try:
+                next(stepping)
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
 
     def content(self, cookie: SessionId | None) -> dict[str, Any]:
         """What a request with that cookie would see."""

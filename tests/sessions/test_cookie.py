@@ -143,9 +143,13 @@ def test_several_cookie_headers_are_all_read() -> None:
         {"domain": ""},
         {"domain": "a;b"},
         {"same_site": "Lax"},
+        {"name": "__Host-session", "path": "/shop"},
+        {"name": "__Host-session", "domain": "example.com"},
+        {"name": "__Host-session", "https_only": False},
+        {"name": "__secure-session", "https_only": False},
     ],
 )
-def test_settings_that_cannot_be_a_cookie_are_refused(wrong: dict[str, str]) -> None:
+def test_settings_that_cannot_be_a_cookie_are_refused(wrong: dict[str, object]) -> None:
     right = {
         "name": "session",
         "path": "/",

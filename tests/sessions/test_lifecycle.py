@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from serverless_session.records.records import Kept
-from serverless_session.sessions.lifecycle import Steps, Visit, _Standing
+from serverless_session.errors import StoreUnavailable
+from serverless_session.sessions.lifecycle import CookieChange, Steps, Visit, _Record
 from serverless_session.sessions.session import Session
-from serverless_session.stores import Conflict, Delete, Read
-from tests.sessions.interleaving import LIFE, App, Request, World, orders
+from serverless_session.stores import Conflict, Delete, Failed, Outcome
+from tests.sessions.interleaving import LIFE, App, Request, World, done, orders
 
 
 def look(session: Session) -> None:
@@ -79,45 +79,44 @@ def anybody_logged_in(world: World) -> bool:
 class NeverTakenBack(Visit):
     """The broken wording: a new id stands, whatever became of the old one meanwhile."""
 
-    def _leave_stone(self, old: _Standing, new: _Standing, *, carry: bool) -> Steps[bool]:
-        steps = super()._leave_stone(old, new, carry=carry)
+    def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
+        steps = super()._leave_stone(old, new, mine, carry=carry)
         outcome = None
         while True:
             try:
                 operation = steps.send(outcome) if outcome is not None else next(steps)
             except StopIteration:
-                return False
+                return True
             if isinstance(operation, Delete):
-                return False
+                return True
             outcome = yield operation
 
 
 class EndingLeavesStones(Visit):
     """The broken wording: an ending that meets a stone ends its successors, and leaves the stone to name one more."""
 
-    def _end_what_stands(self, key: str, stands: Kept) -> Steps[bool]:
-        steps = super()._end_what_stands(key, stands)
-        operation = next(steps)
+    def _end_record(self, record: _Record) -> Steps[bool]:
+        steps = super()._end_record(record)
+        outcome: Outcome | None = None
+        stones: set[str] = set()
         while True:
-            outcome = yield operation
-            if isinstance(outcome, Conflict) and isinstance(outcome.stands, Kept):
-                for successor in self._vault.unpack(outcome.stands.value).get("moved_to", ()):
-                    found = yield Read(successor)
-                    if isinstance(found, Kept):
-                        yield Delete(successor, expect=found.version)
-                return True
             try:
-                operation = steps.send(outcome)
+                operation = steps.send(outcome) if outcome is not None else next(steps)
             except StopIteration as stop:
                 return bool(stop.value)
+            if isinstance(operation, Delete) and operation.key in stones:
+                return True
+            outcome = yield operation
+            if isinstance(outcome, Conflict):
+                stones.add(operation.key)
 
 
 class NoStone(Visit):
     """The broken wording: the old record is deleted, so that a logout finds nothing to end."""
 
-    def _leave_stone(self, old: _Standing, new: _Standing, *, carry: bool) -> Steps[bool]:
+    def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
         yield Delete(old.key, expect=old.version)
-        return False
+        return True
 
 
 def test_logout_wins_over_regenerate() -> None:
@@ -199,8 +198,8 @@ def test_the_enumeration_catches_a_cookie_sent_at_every_change() -> None:
     """Rule 5: with Starlette's cookie at every change, a poll that arrives late would throw the login away."""
 
     class CookieAtEveryChange(Visit):
-        def _end_of(self, packed: bytes, ends_at: float, now: float) -> float:
-            return super()._end_of(packed, ends_at, now) + 0.001
+        def _end_of(self, standing: _Record, now: float) -> float:
+            return super()._end_of(standing, now) + 0.001
 
     def lost(world: World) -> bool:
         return world.content(world.jar).get("user") != "ann"
@@ -277,15 +276,46 @@ def test_an_unknown_id_is_never_adopted() -> None:
     assert world.content(unknown) == {}
 
 
-def test_a_later_save_of_the_same_request_does_not_undo_what_was_merged_in() -> None:
+@pytest.mark.parametrize("late", ["change", "regenerate"])
+def test_a_later_save_of_the_same_request_does_not_undo_what_was_merged_in(late: str) -> None:
     world = World()
     world.alone(put("a"))
     visit = Visit(world.records, world.ids.new, life=LIFE)
-    for _ in world._steps(visit.load(world.jar, now=world.clock.time())):
-        pass
+    world.run(visit.load(world.jar, now=world.clock.time()))
     world.alone(put("theirs"))
-    for name in ("early", "late"):
-        visit.session[name] = 1
-        for _ in world._steps(visit.save(now=world.clock.time())):
-            pass
-    assert world.content(world.jar) == {"a": 1, "theirs": 1, "early": 1, "late": 1}
+    visit.session["early"] = 1
+    world.run(visit.save(now=world.clock.time()))
+    visit.session["late"] = 1
+    if late == "regenerate":
+        visit.session.regenerate()
+    world.run(visit.save(now=world.clock.time()))
+    assert world.content(visit.id) == {"a": 1, "theirs": 1, "early": 1, "late": 1}
+
+
+def test_what_is_asked_for_while_a_save_waits_is_carried_out_by_the_next() -> None:
+    world = World()
+    world.alone(put("user"))
+    visit = Visit(world.records, world.ids.new, life=LIFE)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit.session["a"] = 1
+    saving = visit.save(now=world.clock.time())
+    operation = next(saving)
+    visit.session.logout()
+    with pytest.raises(StopIteration):
+        saving.send(done(world.records.perform(operation))[0])
+    assert world.run(visit.save(now=world.clock.time())) is CookieChange.REMOVE
+    assert world.content(world.jar) == {}
+
+
+def test_what_could_not_be_carried_out_is_asked_for_again() -> None:
+    world = World()
+    world.alone(put("user"))
+    visit = Visit(world.records, world.ids.new, life=LIFE)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit.session.logout()
+    failing = visit.save(now=world.clock.time())
+    next(failing)
+    with pytest.raises(StoreUnavailable):
+        failing.send(Failed(StoreUnavailable("it is down")))
+    assert world.run(visit.end()) is CookieChange.REMOVE
+    assert world.content(world.jar) == {}

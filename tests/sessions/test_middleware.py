@@ -453,6 +453,46 @@ def test_a_websocket_opened_by_another_site_has_no_session() -> None:
             assert socket.receive_json()["user"] == "ann"
 
 
+@pytest.mark.parametrize("deny", ["close", "response"])
+def test_a_logout_in_a_handshake_that_is_refused_is_carried_out(deny: str) -> None:
+    async def refuse(websocket: WebSocket) -> None:
+        (await load_session(websocket)).logout()
+        if deny == "close":
+            await websocket.close(4401)
+        else:
+            await websocket.send_denial_response(JSONResponse({}, 401))
+
+    shared, _ = counted()
+    app = app_over(shared, WebSocketRoute("/chat", refuse))  # type: ignore[arg-type]
+    with browser(app, base_url="http://testserver") as client:
+        client.post("/update", json={"user": "ann"})
+        cookie = {"cookie": f"session={client.cookies['session']}"}
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/chat"):
+            pass
+        assert client.get("/view", headers=cookie).json() == {}
+
+
+async def test_a_logout_of_an_app_that_never_answers_is_carried_out() -> None:
+    shared, _ = counted()
+
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"].logout()
+
+    with browser(app_over(shared)) as client:
+        cookie = client.post("/update", json={"user": "ann"}).cookies["session"]
+        scope = {"type": "http", "scheme": "https", "headers": [(b"cookie", f"session={cookie}".encode())]}
+        await SessionMiddleware(silent, shared=shared)(scope, receive_nothing, send_nothing)
+        assert client.get("/view").json() == {}
+
+
+async def receive_nothing() -> Any:
+    raise AssertionError
+
+
+async def send_nothing(message: Any) -> None:
+    raise AssertionError
+
+
 def test_a_websocket_over_a_dead_store_is_refused() -> None:
     store = Dead()
     app = app_over(SharedState(store, secret_key=SECRET), WebSocketRoute("/chat", chat))  # type: ignore[arg-type]
