@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serverless_session import Session, SessionMiddleware, SharedState, load_session
 from serverless_session.errors import ConfigurationError, SessionError, StoreUnavailable, ValueNotSerializable
-from serverless_session.stores import ANYTHING, Failed, MemoryStore, Operation, Outcome, Read, Store, new_version
+from serverless_session.stores import ANYTHING, Failed, MemoryStore, Operation, Outcome, Read, Store, Write, new_version
 from serverless_session.testing import CountingStore, ManualClock
 from tests.sessions.apps import ROUTES, SECRET, app_over, browser, counted
 
@@ -139,6 +139,17 @@ def test_an_id_under_a_key_the_ring_lacks_is_a_made_up_id() -> None:
     assert store.calls == 0
 
 
+def test_the_size_of_a_stored_session_tells_nothing_but_its_length() -> None:
+    """THREATS 34: compressed, a guess that matches a secret beside it would be stored shorter."""
+    secret, sizes = "f3a9c1d7e5b80246", set()
+    for guess in (secret, secret[::-1], "0" * 16, "a1" * 8):
+        shared, store = counted()
+        with browser(app_over(shared)) as client:
+            client.post("/update", json={"csrf": secret, "search": guess})
+        sizes.update(len(write.value) for write in store.operations if isinstance(write, Write))
+    assert len(sizes) == 1
+
+
 def test_a_damaged_record_ends_that_session() -> None:
     store = CountingStore(MemoryStore())
     with browser(app_over(SharedState(store, secret_key=SECRET))) as client:
@@ -186,7 +197,7 @@ def test_what_cannot_be_kept_is_an_error_that_names_the_keys_and_nothing_is_lost
     ],
 )
 def test_what_a_shared_cache_may_keep(said: str | None, new: str, kept: str) -> None:
-    """THREATS 26 and 7: never our cookie, and nobody's page unless the app says that it is for all."""
+    """THREATS 26, THREATS 7: never our cookie, and nobody's page unless the app says that it is for all."""
 
     async def page(request: Request) -> Response:
         request.session.setdefault("seen", True)
