@@ -143,7 +143,8 @@ def test_the_size_of_a_stored_session_tells_nothing_but_its_length() -> None:
     """THREATS 34: compressed, a guess that matches a secret beside it would be stored shorter."""
     secret, sizes = "f3a9c1d7e5b80246", set()
     for guess in (secret, secret[::-1], "0" * 16, "a1" * 8):
-        shared, store = counted()
+        store = CountingStore(MemoryStore())
+        shared = SharedState(store, secret_key=SECRET, clock=ManualClock(1_000_000.0))  # its digits count too
         with browser(app_over(shared)) as client:
             client.post("/update", json={"csrf": secret, "search": guess})
         sizes.update(len(write.value) for write in store.operations if isinstance(write, Write))
