@@ -62,6 +62,13 @@ class SharedState:
         timeout: Duration | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if not isinstance(store, str | Store | None):
+            raise ConfigurationError(
+                "bad-store",
+                f"a store cannot be of type {type(store).__name__}",
+                looked_at="store=",
+                mend='a URL, as "redis://localhost", or a Store from serverless_session.stores',
+            )
         self._given_store = store
         self._given_secret = secret_key
         self._given_fallbacks = tuple(secret_key_fallbacks)

@@ -101,7 +101,8 @@ class _Exchange:
         self.body = b"".join(self._chunks)
         if not self._complete.is_set():
             self.status, self.body = 500, b"Internal Server Error"
-            self.headers = [(b"content-type", b"text/plain; charset=utf-8")]
+            cookies = [(name, value) for name, value in self.headers if name.lower() == b"set-cookie"]  # what was saved
+            self.headers = [(b"content-type", b"text/plain; charset=utf-8"), *cookies]
 
     async def _receive(self) -> Message:
         if self._request is not None:

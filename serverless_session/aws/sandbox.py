@@ -1,22 +1,22 @@
 """What lives as long as a Lambda sandbox: one event loop, one root task in it, and the app's lifespan.
 
 Lambda calls a plain function, one event at a time. Between two calls the loop stands still with everything that is open
-in it. Every event is served by the same root task: anyio keeps its worker threads with the task at the root of the
-tree, and would otherwise start new ones for every event. But each is served in a context of its own, so that no request
-sees the context variables of the one before it.
+in it. Each event runs in a task of its own, so that neither its context variables nor a cancellation that it leaves
+behind reach the next. The loop is run "until" the root task, which never ends, and stopped when the event is done:
+anyio keeps its worker threads with the task that the loop was started for, and would otherwise start new ones for every
+event.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
+import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from serverless_session.errors import ServerlessSessionError
 
@@ -26,19 +26,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("serverless_session.aws")
 
 _T = TypeVar("_T")
-Work = Callable[[], Coroutine[Any, Any, object]]
+
+PATIENCE: Final = 2.0
+"""Seconds that the end of a process waits for what is still running in its sandboxes, at each of its steps."""
 
 
 class Sandbox:
     """Runs coroutines for synchronous callers, one at a time, on a loop that is kept. Callers of other threads wait."""
 
     def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._turn = threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._jobs: asyncio.Queue[tuple[Work, asyncio.Future[Any]]] = asyncio.Queue()
+        self._lifespan = _Lifespan(self._app)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._root: asyncio.Task[None] | None = None
-        self._closing = False
-        self._lifespan = _Lifespan(app)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -47,68 +52,95 @@ class Sandbox:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """The result of `work()`, awaited in a task of its own, after the app's lifespan has started."""
+        if self._pid != os.getpid():
+            # Kept, so that the collector never closes it: that would take our parent's sockets out of the epoll we
+            # share.
+            _inherited.append((self._loop, self._root, self._lifespan))
+            self._begin()
+        _refuse_inside_a_loop()
         with self._turn:
-            if self._root is None or self._root.done():
-                self._root = self._loop.create_task(self._stay())
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
                 _close_at_exit(self)
-            done = self._loop.create_future()
-            self._jobs.put_nowait((work, done))
-            result: _T = self._loop.run_until_complete(done)
-            return result
+            if self._root is None or self._root.done():
+                self._root = self._loop.create_task(_for_ever())
+            return self._run_until_done(self._loop, self._root, work)
+
+    def _run_until_done(
+        self, loop: asyncio.AbstractEventLoop, root: asyncio.Task[None], work: Callable[[], Coroutine[Any, Any, _T]]
+    ) -> _T:
+        event = loop.create_task(self._after_start(work))
+        running = True
+
+        def stop(_: object) -> None:
+            if running:  # else an exit has stopped the loop before us, and somebody else may be running it
+                loop.stop()
+
+        event.add_done_callback(stop)
+        try:
+            loop.run_until_complete(root)
+        except (RuntimeError, asyncio.CancelledError):  # it was stopped before its root had ended, as is meant
+            if not event.done():
+                event.cancel()
+                raise
+        except BaseException:  # Ctrl-C: the event is over, and the next one must not wait for it
+            event.cancel()
+            raise
+        finally:
+            running = False
+        if event.cancelled():
+            raise ServerlessSessionError("app-cancelled", "the app cancelled the task that served it")
+        return event.result()
+
+    async def _after_start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        await self._lifespan.start()
+        return await work()
 
     def close(self) -> None:
-        """End the app's lifespan and the loop. May be called again; a sandbox does not run afterwards."""
-        with self._turn:
-            if self._loop.is_closed():
-                return
-            self._closing = True
-            if self._root is not None:
-                self._root.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    self._loop.run_until_complete(self._root)
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        """End the app's lifespan and the loop, with `PATIENCE` for what does not want to end. May be called again."""
+        if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
+            return
+        if not self._turn.acquire(timeout=PATIENCE):
+            self._loop.call_soon_threadsafe(_cancel_all, self._loop)  # an event hangs in another thread
+            return
+        try:
+            self._loop.run_until_complete(self._end(self._loop))
             self._loop.close()
-
-    async def _stay(self) -> None:
-        try:
-            while True:
-                await self._serve(*await self._jobs.get())
         finally:
-            await self._lifespan.stop()
+            self._turn.release()
 
-    async def _serve(self, work: Work, done: asyncio.Future[Any]) -> None:
-        try:
-            await self._lifespan.start()
-            done.set_result(await _InContext(work(), copy_context()))
-        except asyncio.CancelledError:
-            if self._closing:
-                raise
-            done.set_exception(RuntimeError("the app cancelled the task that serves it"))
-        except Exception as error:  # noqa: BLE001  it is the caller's, who waits in `run`
-            done.set_exception(error)
+    async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        await self._lifespan.stop()
+        left = _cancel_all(loop)
+        if left:
+            await asyncio.wait(left, timeout=PATIENCE)
+        await loop.shutdown_asyncgens()
 
 
-class _InContext:
-    """Awaits a coroutine in a context of its own, as a task would, but within the task that awaits it."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
-        self._coroutine = coroutine
-        self._context = context
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        step: Callable[[Any], Any] = self._coroutine.send
-        value: Any = None
-        while True:
-            try:
-                waits_for = self._context.run(step, value)
-            except StopIteration as stop:
-                return stop.value
-            try:
-                step, value = self._coroutine.send, (yield waits_for)
-            except BaseException as error:  # noqa: BLE001  whatever wakes the task wakes the coroutine
-                step, value = self._coroutine.throw, error
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+    tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
+    for task in tasks:
+        task.cancel()
+    return tasks
 
 
+async def _for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def _refuse_inside_a_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ServerlessSessionError(
+        "handler-in-a-loop",
+        "a Lambda handler is a plain function and cannot be called where an event loop runs",
+        mend="await asyncio.to_thread(handler, event, context)",
+    )
+
+
+_inherited: list[object] = []
 _open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
 
 
@@ -133,6 +165,9 @@ def _watch_main_thread() -> None:
     threading.Thread(target=close_all, name="serverless_session exit").start()
 
 
+os.register_at_fork(after_in_child=_watch_main_thread.cache_clear)
+
+
 class _Lifespan:
     """The app's lifespan: started by the first event, ended with the sandbox; an app without one is left alone."""
 
@@ -151,15 +186,20 @@ class _Lifespan:
         self._task = asyncio.create_task(self._run(answered))
         failure = await answered
         if failure is not None:
-            await asyncio.wait([self._task])
-            self._task = None
+            await self._finish()
             raise ServerlessSessionError("app-did-not-start", f"the app's start-up failed:\n{failure}")
 
     async def stop(self) -> None:
-        """Tell the app that it is over, and wait until it is."""
+        """Tell the app that it is over, and wait until it is, or `PATIENCE` is at its end."""
         if self._task is not None:
             self._messages.put_nowait({"type": "lifespan.shutdown"})
-            await asyncio.wait([self._task])
+            await self._finish()
+
+    async def _finish(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            await asyncio.wait([task], timeout=PATIENCE)
+            task.cancel()
 
     async def _run(self, answered: asyncio.Future[str | None]) -> None:
         async def send(message: Message) -> None:

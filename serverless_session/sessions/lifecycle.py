@@ -26,7 +26,7 @@ Rules, each a compare-and-set on the record's version:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -90,7 +90,7 @@ class _State(Enum):
     GONE = auto()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # no debugger, log or traceback shows what stands in it
 class _Record:
     """A record as it stands in the store, as far as we know."""
 
@@ -105,6 +105,11 @@ class _Record:
     def successors(self) -> list[str] | None:
         """The keys that a stone names; None: it is a session."""
         return self.content.get("moved_to")
+
+    @property
+    def ended(self) -> bool:
+        """A stone that an ending has left, for what was written after it."""
+        return bool(self.content.get("ended"))
 
 
 class Visit:
@@ -122,6 +127,7 @@ class Visit:
         self._state = _State.NOTHING
         self._standing: _Record | None = None
         self._created = 0.0
+        self._removed = False  # the browser was told to forget the id
         self._seen: bytes | None = None  # what the app's mapping was when it was last in step with the store
 
     # --- load ---------------------------------------------------------------------------------------------------------
@@ -145,21 +151,25 @@ class Visit:
     # --- save ---------------------------------------------------------------------------------------------------------
 
     def needs_cookie(self) -> bool:
-        """Would a save now have to hand the browser a new id?"""
+        """Would a save now have to hand the browser an id that it does not have?"""
         asked = self.session._asked
         if asked.new_id or asked.ending:
             return asked.new_id or bool(self.session)
-        return self._state is _State.NOTHING and bool(self.session)
+        without = self._state is _State.NOTHING or (self._state is _State.LIVE and self._removed)
+        return without and bool(self.session)
 
-    def save(self, *, now: float) -> Steps[CookieChange]:
+    def save(self, *, now: float, late: bool = False) -> Steps[CookieChange]:
         """Carry out what the app has asked for and changed. May be called again: it then saves what came since.
 
+        `late`: no cookie can be sent any more, so the record is not prolonged either.
         Raises `ValueNotSerializable`, before anything is yielded, for contents that cannot be kept. What was asked for
         and not carried out because of an exception is asked for again by the next call.
         """
         asked = self.session._take_asked()
         try:
-            return (yield from self._save(asked, now))
+            change = yield from self._save(asked, now, late=late)
+            self._removed |= change is CookieChange.REMOVE
+            return change
         except BaseException:
             self.session._ask_again(asked)
             raise
@@ -173,7 +183,7 @@ class Visit:
             self.session._ask_again(asked)
             raise
 
-    def _save(self, asked: Asked, now: float) -> Steps[CookieChange]:
+    def _save(self, asked: Asked, now: float, *, late: bool) -> Steps[CookieChange]:
         session = self.session
         if asked.ending and not session:
             return (yield from self._end())
@@ -190,11 +200,11 @@ class Visit:
         if not nothing_asked:
             change = yield from self._move(mine, packed, now, carry=not asked.ending)
         elif self._state is _State.LIVE:
-            change = yield from self._write(mine, packed, now)
+            change = yield from self._write(mine, packed, now, late=late)
         elif self._state is _State.NOTHING:
             change = yield from self._move(mine, packed, now, carry=True)
         else:
-            change = self._drop()
+            change = self._drop(self._state)
         self._seen = mine
         return change
 
@@ -213,10 +223,7 @@ class Visit:
         """Delete a record by version, a stone after its successors. True: something live was ended."""
         ended = False
         while True:
-            for successor in record.successors or ():
-                found = yield from self._ask(Read(successor))
-                if isinstance(found, _Record):
-                    ended |= yield from self._end_record(found)
+            ended |= yield from self._end_successors(record.successors or ())
             answer = yield from self._ask(Delete(record.key, expect=record.version))
             match answer:
                 case Deleted():
@@ -225,6 +232,14 @@ class Visit:
                     record = answer
                 case _:
                     return ended
+
+    def _end_successors(self, keys: Sequence[str]) -> Steps[bool]:
+        ended = False
+        for key in keys:
+            found = yield from self._ask(Read(key))
+            if isinstance(found, _Record):
+                ended |= yield from self._end_record(found)
+        return ended
 
     # --- a new id -----------------------------------------------------------------------------------------------------
 
@@ -248,12 +263,19 @@ class Visit:
         """Make a stone of the old record. False: it was ended meanwhile, and the new one was taken back."""
         ttl = min(LONGEST_REQUEST, self._life)
         while True:
-            stone = self._vault.pack({"v": 1, "moved_to": [*(old.successors or ()), new.key]})
+            successors = old.successors or []
+            if not carry:  # an ending, which what was written after it outlives, but nothing else
+                yield from self._end_successors(successors)
+                successors = []
+            stone = self._vault.pack({"v": 1, "moved_to": [*successors, new.key], "ended": old.ended or not carry})
             write = Write(old.key, stone, ttl=ttl, version=new_version(), expect=old.version)
             answer = yield from self._ask(write)
             match answer:
                 case Written():
                     return True
+                case _Record() if carry and answer.ended and self._state is _State.LIVE:
+                    yield from self._ask(Delete(new.key, expect=new.version))
+                    return False
                 case _Record():
                     old = answer
                     if carry and old.successors is None:
@@ -275,13 +297,16 @@ class Visit:
 
     # --- a change -----------------------------------------------------------------------------------------------------
 
-    def _write(self, mine: bytes, packed: bytes, now: float) -> Steps[CookieChange]:
+    def _write(self, mine: bytes, packed: bytes, now: float, *, late: bool) -> Steps[CookieChange]:
         standing = self._standing
         assert standing is not None
         while packed != standing.packed:
             holds_data = packed != self._pack({})
             new = replace(standing, version=new_version(), packed=packed)
-            new.ends_at = self._end_of(standing, now) if holds_data else now + min(LONGEST_REQUEST, self._life)
+            if not holds_data:
+                new.ends_at = now + min(LONGEST_REQUEST, self._life)
+            elif not late or standing.ends_at <= now:
+                new.ends_at = self._end_of(standing, now)
             write = Write(new.key, packed, ttl=new.ends_at - now, version=new.version, expect=standing.version)
             answer = yield from self._ask(write)
             match answer:
@@ -293,6 +318,9 @@ class Visit:
                 case _Record() if answer.successors is None:
                     self._standing = standing = answer
                     packed = self._merged(mine, standing)
+                case _Record():  # a stone: a later ending must still find what it names
+                    self._standing = answer
+                    return self._drop(_State.MOVED)
                 case _:
                     return self._drop()
         return CookieChange.KEEP
@@ -313,8 +341,8 @@ class Visit:
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
-    def _drop(self) -> CookieChange:
-        self._state = _State.GONE
+    def _drop(self, state: _State = _State.GONE) -> CookieChange:
+        self._state = state
         self.events.append("session.change_dropped")
         return CookieChange.KEEP
 

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+import anyio
 
 from serverless_session.codec.keys import SecretKey
 from serverless_session.deadline import Duration, seconds, within
@@ -91,7 +94,7 @@ class SessionMiddleware:
         try:
             self._shared = _shared_of(shared, store, secret_key)
             self._life = FOURTEEN_DAYS if max_age is None else _checked_life(max_age)
-            self._max_age = None if max_age is None else int(self._life)
+            self._max_age = None if max_age is None else math.ceil(self._life)
             self._cookie = CookieSettings(
                 name=session_cookie,
                 path=path,
@@ -102,6 +105,8 @@ class SessionMiddleware:
             )
         except ConfigurationError as error:
             self._refusal = error
+        except (TypeError, ValueError, AttributeError) as error:
+            self._refusal = _unusable(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -125,7 +130,10 @@ class SessionMiddleware:
         if self._refusal is not None:
             raise self._refusal
         if self._records is None:
-            records = self._shared.records("session")
+            try:
+                records = self._shared.records("session")
+            except (TypeError, ValueError, AttributeError) as error:
+                raise _unusable(error) from None
             self._ids = IdMaker(self._shared.key_ring, self._shared.namespace)
             self._records = records
         return self._records
@@ -154,7 +162,7 @@ class SessionMiddleware:
         await answer.finish()
 
     def _set_cookie(self, scope: Scope, visit: Visit, change: CookieChange) -> bytes:
-        https = scope["scheme"] in ("https", "wss")
+        https = scope.get("scheme") in ("https", "wss")
         if change is CookieChange.SET and visit.id is not None:
             return self._cookie.set(visit.id.text, self._max_age, https=https)
         return self._cookie.remove(https=https)
@@ -261,7 +269,7 @@ class _Answer:
                 "a session was begun, or its id changed, after the response had started: no cookie can follow any more",
                 mend="to request.session before the response starts; later only change a session that there was",
             )
-        await self._save(self._visit.save(now=self._shared.clock.time()))
+        await self._save(self._visit.save(now=self._shared.clock.time(), late=True))
 
     async def _save(self, steps: Steps[CookieChange]) -> CookieChange:
         try:
@@ -316,6 +324,15 @@ def _shared_of(shared: SharedState | None, store: str | Store | None, secret_key
     return SharedState(store, secret_key=secret_key)
 
 
+def _unusable(error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        "bad-setting",
+        f"a setting is of a kind that cannot work ({type(error).__name__} at start-up)",
+        looked_at="the arguments of SessionMiddleware and SharedState",
+        mend="each as its docstring says; a type checker names the one",
+    )
+
+
 def _checked_life(max_age: Duration) -> float:
     if isinstance(max_age, timedelta | int | float) and abs(seconds(max_age)) <= LONGEST_LIFE:
         return seconds(max_age)
@@ -336,7 +353,11 @@ async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait([task])
+            if cancelled is None:
+                await asyncio.wait([task])
+            else:
+                with anyio.CancelScope(shield=True):  # anyio cancels again at every turn of the loop
+                    await asyncio.wait([task])
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:

@@ -16,7 +16,7 @@ from typing import Final
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from serverless_session.deadline import time_left
 from serverless_session.errors import ConfigurationError, StoreTimeout, StoreUnavailable, WriteUncertain
@@ -27,6 +27,7 @@ from serverless_session.stores.contract import (
     Conflict,
     Delete,
     Deleted,
+    Expect,
     Failed,
     Found,
     Limits,
@@ -80,7 +81,7 @@ class RedisStore(Store):
                 retry=Retry(NoBackoff(), 0),
             )
             factory.make_connection()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RedisError) as error:
             raise ConfigurationError(
                 "bad-store-url",
                 "the address of the Redis server cannot be read",
@@ -173,23 +174,24 @@ def _outcome(operation: Operation, answer: object, *, again: bool) -> Outcome:
     if isinstance(answer, ResponseError):
         mend = next((mend for kind, mend in _MENDS.items() if isinstance(answer, kind)), "what the server's log says")
         return Failed(StoreUnavailable(f"redis refused a command ({type(answer).__name__})", mend=mend))
-    stands = _found(answer) if isinstance(answer, bytes) and answer != b"OK" else Missing()
-    match operation:
-        case Read():
-            return _found(answer) if isinstance(answer, bytes) else Missing()
-        case Write():
-            if answer == 1 or (operation.expect is ANYTHING and answer == b"OK"):
-                return Written()
-        case Delete():
-            if answer == 1:
-                return Deleted()
-            if not isinstance(stands, Found):
-                return stands
-    if again:
-        return Failed(
-            WriteUncertain("a write was sent twice, and what stands there now is neither what it expected nor it")
-        )
-    return Conflict(stands)
+    match operation, answer:
+        case Read(), None:
+            return Missing()
+        case Read(), bytes():
+            return _found(answer)
+        case (Write(), 1) | (Write(expect=Expect.ANYTHING), b"OK"):
+            return Written()
+        case Delete(), 1:
+            return Deleted()
+        case Delete(), None | 0:
+            return Missing()
+        case ((Write() | Delete()), (None | bytes())) if again:
+            return Failed(
+                WriteUncertain("a write was sent twice, and neither it nor what it expected stands there now")
+            )
+        case ((Write() | Delete()), (None | bytes())):
+            return Conflict(Missing() if answer is None else _found(answer))
+    return Failed(StoreUnavailable("what answers there is no redis", mend="the address of a Redis or Valkey server"))
 
 
 def _found(kept: bytes) -> Found:

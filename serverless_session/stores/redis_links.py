@@ -37,7 +37,7 @@ REST_SECONDS: Final = 30.0
 _REFUSALS = (AuthenticationError, AuthorizationError, BusyLoadingError)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Burst:
     """Commands that travel together.
 
@@ -98,7 +98,7 @@ class Links:
                 except ResponseError as refusal:
                     burst.answers.append(refusal)
         # AttributeError: redis-py 8.1 on a reset, Python 3.12.1; ValueError: from its parser, at what is no Redis
-        except (RedisError, OSError, AttributeError, ValueError) as error:
+        except (RedisError, OSError, AttributeError, ValueError, RecursionError) as error:
             await _drop(link)
             await self.rest()
             if isinstance(error, _REFUSALS):
@@ -174,7 +174,7 @@ class LinksByLoop:
         links = self._by_loop.get(loop)
         if links is None:
             for ended in [known for known in list(self._by_loop) if known.is_closed()]:
-                del self._by_loop[ended]
+                self._by_loop.pop(ended, None)
             links = self._by_loop[loop] = Links(self._factory, self._most)
         return links
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -192,22 +194,75 @@ def test_a_timeout_inside_the_app_is_the_apps(handlers: Handlers) -> None:
     assert [handler(event_v2(), Context())["body"] for _ in range(2)] == ["timed out"] * 2
 
 
-def test_an_app_that_cancels_its_own_task_does_not_end_the_sandbox(handlers: Handlers) -> None:
+@pytest.mark.parametrize("when", ["at once", "as its last act", "in a scope that it leaves open"])
+def test_an_app_that_cancels_itself_does_not_end_the_sandbox(handlers: Handlers, when: str) -> None:
+    kept: list[Any] = []
+
     async def cancel(request: Request) -> Response:
         task = asyncio.current_task()
         assert task is not None
-        task.cancel()
-        await asyncio.sleep(0)
-        raise AssertionError
+        if when == "in a scope that it leaves open":
+
+            async def half() -> AsyncIterator[None]:
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    yield
+
+            kept.append(half())
+            await anext(kept[-1])
+        else:
+            task.cancel()
+        if when == "at once":
+            await asyncio.sleep(0)
+        return PlainTextResponse("cancelled")
 
     def fine(request: Request) -> Response:
         return PlainTextResponse("fine")
 
     handler = handlers(Starlette(routes=[Route("/cancel", cancel), Route("/fine", fine)]))
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="cancelled"):
+        with contextlib.suppress(ServerlessSessionError, RuntimeError):
             handler(event_v2(path="/cancel"), Context())
         assert handler(event_v2(path="/fine"), Context())["body"] == "fine"
+
+
+def test_where_a_loop_runs_the_handler_refuses_and_does_not_run_the_event_later(handlers: Handlers) -> None:
+    served: list[str] = []
+
+    async def note(request: Request) -> Response:
+        served.append(request.url.path)
+        return PlainTextResponse("")
+
+    handler = handlers(Starlette(routes=[Route("/{path}", note)]))
+
+    async def wrong() -> None:
+        handler(event_v2(path="/refused"), Context())
+
+    with pytest.raises(ServerlessSessionError, match=r"asyncio\.to_thread"):
+        asyncio.run(wrong())
+    handler(event_v2(path="/second"), Context())
+    assert served == ["/second"]
+
+
+def test_a_stream_that_raises_is_500_with_the_cookie_of_what_was_saved(handlers: Handlers) -> None:
+    """THREATS 19: else the new id is saved, the old one dead, and the visitor has neither."""
+
+    async def log_in(request: Request) -> Response:
+        request.scope["session"].regenerate()
+        request.session["user"] = "ann"
+
+        async def body() -> AsyncIterator[str]:
+            yield "one"
+            raise RuntimeError
+
+        return StreamingResponse(body())
+
+    shared, _ = counted()
+    handler = handlers(app_over(shared, Route("/login", log_in)))
+    answer = handler(event_v2(path="/login"), Context())
+    assert answer["statusCode"] == 500
+    seen = handler(event_v2(path="/view", cookies=(cookie_of(answer),)), Context())
+    assert json.loads(seen["body"]) == {"user": "ann"}
 
 
 def test_sync_endpoints_share_one_thread_over_many_events(handlers: Handlers) -> None:
@@ -299,25 +354,59 @@ def test_calls_from_several_threads_are_served_one_after_the_other(handlers: Han
     assert answers == ['{"user":"ann"}'] * 80
 
 
-def test_a_process_with_worker_threads_ends() -> None:
+ENDS = {
+    "worker threads": ("return PlainTextResponse('ok')", "yield; print('stopped')", "call()", "ok stopped", 0),
+    "a lifespan that hangs": ("return PlainTextResponse('ok')", "yield; await asyncio.sleep(60)", "call()", "ok", 0),
+    "an endpoint that exits": ("sys.exit(3)", "yield", "call()", "", 3),
+    "a fork after the first event": (
+        "return PlainTextResponse('ok')",
+        "yield",
+        "call(); pid = os.fork(); call(); os.waitpid(pid, 0) if pid else None",
+        "ok ok ok",
+        0,
+    ),
+    "an event that hangs in a daemon thread": (
+        "await asyncio.sleep(0 if not calls else 60); calls.append(1); return PlainTextResponse('ok')",
+        "yield",
+        "call(); threading.Thread(target=call, daemon=True).start(); time.sleep(0.2)",
+        "ok",
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("endpoint", "lifespan", "run", "printed", "code"), ENDS.values(), ids=ENDS)
+def test_the_process_ends(endpoint: str, lifespan: str, run: str, printed: str, code: int) -> None:
     """anyio's threads are no daemons: without `_close_at_exit` the interpreter would wait for them for ever."""
-    program = """
+    program = f"""
+        import asyncio, os, sys, threading, time
         from contextlib import asynccontextmanager
         from starlette.applications import Starlette
+        from starlette.concurrency import run_in_threadpool
         from starlette.responses import PlainTextResponse
         from starlette.routing import Route
         from serverless_session import LambdaHandler
         from tests.aws.events import Context, event_v2
 
+        calls = []
+
+        async def endpoint(request):
+            await run_in_threadpool(os.getpid)
+            {endpoint}
+
         @asynccontextmanager
         async def lifespan(app):
-            yield
-            print("stopped")
+            {lifespan}
 
-        handler = LambdaHandler(Starlette(routes=[Route("/", lambda r: PlainTextResponse("ok"))], lifespan=lifespan))
-        print(handler(event_v2(), Context())["body"])
+        handler = LambdaHandler(Starlette(routes=[Route("/", endpoint)], lifespan=lifespan))
+
+        def call():
+            print(handler(event_v2(), Context())["body"], flush=True)
+
+        {run}
     """
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    assert ended.stdout.split() == ["ok", "stopped"]
-    assert ended.stderr == ""
+    command = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+    ended = subprocess.run([*command, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=20)
+    assert (ended.stdout.split(), ended.returncode) == (printed.split(), code)
+    if code == 0 and "daemon" not in run:  # a thread whose event is cancelled at the end says so
+        assert ended.stderr == ""

@@ -141,6 +141,29 @@ def test_logout_wins_over_two_regenerates() -> None:
     assert count(begin, anybody_logged_in)[1] > 100
 
 
+def farewell(session: Session) -> None:
+    """A logout with a message for the next page, as many apps write it."""
+    session.clear()
+    session["flash"] = "bye"
+
+
+@pytest.mark.parametrize("others", [(regenerate,), (regenerate, put("a")), (regenerate, logout)])
+def test_a_logout_with_a_farewell_wins_too(others: tuple[App, ...]) -> None:
+    begin = starting({"user": "ann"}, farewell, *others, loaded=len(others) > 1)
+    total, broken = count(begin, anybody_logged_in)
+    assert total > 100
+    assert broken == 0
+
+
+def test_the_enumeration_catches_a_farewell_that_leaves_an_ordinary_stone() -> None:
+    class OrdinaryStone(Visit):
+        def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
+            return super()._leave_stone(old, new, mine, carry=True)
+
+    _, broken = count(starting({"user": "ann"}, farewell, regenerate, visit=OrdinaryStone), anybody_logged_in)
+    assert broken > 100
+
+
 def test_logout_wins_over_a_concurrent_save() -> None:
     begin = starting({"user": "ann"}, logout, put("seen"), put("cart"), loaded=True)
     total, broken = count(begin, anybody_logged_in)
@@ -276,12 +299,52 @@ def test_an_unknown_id_is_never_adopted() -> None:
     assert world.content(unknown) == {}
 
 
+def visit_in(world: World) -> Visit:
+    """A request with the jar's cookie that has loaded its session."""
+    visit = Visit(world.records, world.ids.new, life=LIFE)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    return visit
+
+
+def test_a_late_save_prolongs_neither_record_nor_cookie() -> None:
+    world = World()
+    world.alone(put("a"))
+    world.clock.advance(LIFE / 2)
+    visit = visit_in(world)
+    visit.session["late"] = 1
+    assert world.run(visit.save(now=world.clock.time(), late=True)) is CookieChange.KEEP
+    world.alone(put("b"))
+    assert len(world.set_cookies) == 2, "the next change does both"
+
+
+def test_after_the_cookie_is_removed_nothing_can_be_put_in() -> None:
+    world = World()
+    world.alone(put("a"))
+    visit = visit_in(world)
+    visit.session.pop("a")
+    assert world.run(visit.save(now=world.clock.time())) is CookieChange.REMOVE
+    assert not visit.needs_cookie()
+    visit.session["b"] = 1
+    assert visit.needs_cookie()
+
+
+def test_a_logout_after_a_change_that_was_dropped_ends_the_session_all_the_same() -> None:
+    world = World()
+    world.alone(put("user"))
+    visit = visit_in(world)
+    world.alone(regenerate)
+    visit.session["a"] = 1
+    world.run(visit.save(now=world.clock.time()))
+    visit.session.logout()
+    world.run(visit.save(now=world.clock.time(), late=True))
+    assert not anybody_logged_in(world)
+
+
 @pytest.mark.parametrize("late", ["change", "regenerate"])
 def test_a_later_save_of_the_same_request_does_not_undo_what_was_merged_in(late: str) -> None:
     world = World()
     world.alone(put("a"))
-    visit = Visit(world.records, world.ids.new, life=LIFE)
-    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit = visit_in(world)
     world.alone(put("theirs"))
     visit.session["early"] = 1
     world.run(visit.save(now=world.clock.time()))
@@ -295,8 +358,7 @@ def test_a_later_save_of_the_same_request_does_not_undo_what_was_merged_in(late:
 def test_what_is_asked_for_while_a_save_waits_is_carried_out_by_the_next() -> None:
     world = World()
     world.alone(put("user"))
-    visit = Visit(world.records, world.ids.new, life=LIFE)
-    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit = visit_in(world)
     visit.session["a"] = 1
     saving = visit.save(now=world.clock.time())
     operation = next(saving)
@@ -310,8 +372,7 @@ def test_what_is_asked_for_while_a_save_waits_is_carried_out_by_the_next() -> No
 def test_what_could_not_be_carried_out_is_asked_for_again() -> None:
     world = World()
     world.alone(put("user"))
-    visit = Visit(world.records, world.ids.new, life=LIFE)
-    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit = visit_in(world)
     visit.session.logout()
     failing = visit.save(now=world.clock.time())
     next(failing)

@@ -45,6 +45,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "same_site": ({"secret_key": SECRET, "same_site": "sometimes"}, "bad-cookie"),
     "unknown store": ({"secret_key": SECRET, "store": "mongodb://x"}, "unknown-store"),
     "weak secret": ({"secret_key": "x" * 40, "store": "redis://localhost"}, "weak-secret"),
+    "store of a strange kind": ({"secret_key": SECRET, "store": object()}, "bad-store"),
+    "path of a strange kind": ({"secret_key": SECRET, "path": None}, "bad-setting"),
+    "odd option in the URL": (
+        {"secret_key": SECRET, "store": "redis://h?ssl_cert_reqs=bogus&protocol=7"},
+        "bad-store-url",
+    ),
     "max_age": ({"secret_key": SECRET, "max_age": float("inf")}, "bad-max-age"),
     "no secret": ({"store": "redis://localhost"}, "no-secret"),
 }
@@ -141,7 +147,7 @@ def test_an_id_under_a_key_the_ring_lacks_is_a_made_up_id() -> None:
 
 def test_the_size_of_a_stored_session_tells_nothing_but_its_length() -> None:
     """THREATS 34: compressed, a guess that matches a secret beside it would be stored shorter."""
-    secret, sizes = "f3a9c1d7e5b80246", set()
+    secret, sizes = "f3a9c1d7e5b80246", set[int]()
     for guess in (secret, secret[::-1], "0" * 16, "a1" * 8):
         store = CountingStore(MemoryStore())
         shared = SharedState(store, secret_key=SECRET, clock=ManualClock(1_000_000.0))  # its digits count too
