@@ -76,7 +76,7 @@ class StoreTimeout(StoreUnavailable):
             f"{what} within {seconds:.2f} s",
             code="store-timeout",
             looked_at=looked_at,
-            mend="start or free that server, or a longer SERVERLESS_SESSION_TIMEOUT if it is far away",
+            mend="start or free that server; or more time: SERVERLESS_SESSION_TIMEOUT, or that of the function",
         )
 
 

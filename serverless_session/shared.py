@@ -233,7 +233,7 @@ class SharedState:
                     looked_at=f"store=, shared=, {PREFIX}STORE (unset), {marker} (set)",
                     mend=f'{PREFIX}STORE=redis://HOST, or store="memory://" if losing everything is fine',
                 )
-            defaults.append("no store is set, so memory:// keeps everything in this process")
+            defaults.append(f"no store is set ({PREFIX}STORE), so memory:// keeps everything in this process")
             store = "memory://"
         if isinstance(store, str) and store.startswith("memory://") and self._given_clock is not None:
             return _opened_with(store, self._given_clock)
@@ -256,18 +256,24 @@ class SharedState:
                         looked_at=f"secret_key=, {PREFIX}SECRET_KEY (unset)",
                         mend=f"{PREFIX}SECRET_KEY=$(serverless-session keygen), the same for all copies of the app",
                     )
-                defaults.append("no secret key is set, so one was made for this process")
+                defaults.append(f"no secret key is set ({PREFIX}SECRET_KEY), so one was made for this process")
                 secret = _secret_of_this_process()
             ring = KeyRing(secret, open=fallbacks)
-        looked_at = f"secret_key=, secret_key_fallbacks=, {PREFIX}SECRET_KEY, {PREFIX}SECRET_KEY_FALLBACKS"
-        _check_strength(ring.weakness, looked_at, only_warn=in_process)
+        if self._given_secret is not None or self._given_fallbacks:
+            looked_at = "secret_key=, secret_key_fallbacks= (arguments beat variables)"
+            mend = f"what `serverless-session keygen` prints in its place, or no argument and {PREFIX}SECRET_KEY"
+        else:
+            looked_at = f"{PREFIX}SECRET_KEY, {PREFIX}SECRET_KEY_FALLBACKS"
+            mend = f"{PREFIX}SECRET_KEY=$(serverless-session keygen)"
+        _check_strength(ring.weakness, looked_at, mend, only_warn=in_process)
         return ring
 
     def _settle_address_key(self) -> bytes | None:
         if self._address_secret is None:
             return None
         revealed = reveal(self._address_secret)
-        _check_strength(weakness_of(revealed), "address_key=", only_warn=self._store.limits.one_process)
+        mend = "address_key= with what `serverless-session keygen` prints"
+        _check_strength(weakness_of(revealed), "address_key=", mend, only_warn=self._store.limits.one_process)
         return hkdf_expand(hkdf_extract(b"", revealed.encode()), b"address", 32)
 
 
@@ -339,11 +345,10 @@ def _timeout_of(variable: str | None) -> float:
     return _checked_timeout(span, PREFIX + "TIMEOUT")
 
 
-def _check_strength(weakness: str | None, looked_at: str, *, only_warn: bool) -> None:
+def _check_strength(weakness: str | None, looked_at: str, mend: str, *, only_warn: bool) -> None:
     if weakness is None:
         return
     if only_warn:
         logger.warning("shared.weak_secret: %s; any other store than memory:// would refuse it", weakness)
         return
-    mend = f"{PREFIX}SECRET_KEY=$(serverless-session keygen)"
     raise ConfigurationError("weak-secret", weakness, looked_at=looked_at, mend=mend)

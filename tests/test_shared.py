@@ -173,7 +173,10 @@ def test_on_a_serverless_platform_no_store_is_an_error(monkeypatch: pytest.Monke
 def test_elsewhere_no_store_is_memory_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(SharedState(secret_key=SECRET).store, MemoryStore)
     (message,) = warnings_in(caplog)
-    assert message == "shared.defaults: no store is set, so memory:// keeps everything in this process"
+    assert (
+        message
+        == "shared.defaults: no store is set (SERVERLESS_SESSION_STORE), so memory:// keeps everything in this process"
+    )
 
 
 def test_all_that_was_left_to_defaults_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -217,7 +220,9 @@ def test_memory_is_one_store_for_all_but_those_with_a_clock_of_their_own() -> No
 def test_without_a_secret_a_store_in_this_process_gets_one_of_this_process(caplog: pytest.LogCaptureFixture) -> None:
     one, other = SharedState("memory://"), SharedState("memory://")
     assert one.key_ring.sealing_id == other.key_ring.sealing_id, "they share a store"
-    assert set(warnings_in(caplog)) == {"shared.defaults: no secret key is set, so one was made for this process"}
+    assert set(warnings_in(caplog)) == {
+        "shared.defaults: no secret key is set (SERVERLESS_SESSION_SECRET_KEY), so one was made for this process"
+    }
 
 
 def test_without_a_secret_any_other_store_is_an_error() -> None:

@@ -10,13 +10,23 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
-from mangum.handlers.api_gateway import HTTPGateway
-from mangum.types import LambdaConfig
-
 from serverless_session.aws.sandbox import Sandbox
 from serverless_session.deadline import set_invocation_end
-from serverless_session.errors import ServerlessSessionError
+from serverless_session.errors import ConfigurationError, ServerlessSessionError
+
+try:
+    from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+    from mangum.handlers.api_gateway import HTTPGateway
+    from mangum.types import LambdaConfig
+except ModuleNotFoundError as error:
+    if error.name != "mangum":
+        raise
+    raise ConfigurationError(
+        "missing-extra",
+        "LambdaHandler needs the package mangum, which is not installed",
+        looked_at="the installed packages",
+        mend='pip install "serverless-session[lambda]"',
+    ) from None
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope
@@ -27,7 +37,11 @@ TIME_OUT_MARGIN: Final = 0.5
 """Seconds before the end of an invocation at which its last store call ends, so that an answer can still leave; a tenth
 of what remains, where that is less."""
 
-_CONFIG: Final = LambdaConfig(api_gateway_base_path="/", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES], exclude_headers=[])
+_CONFIG: Final = LambdaConfig(
+    api_gateway_base_path="/",
+    text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, "application/problem+json"],
+    exclude_headers=[],
+)
 
 
 class LambdaHandler:

@@ -212,9 +212,9 @@ class _Lifespan:
         try:
             await self._app(scope, self._messages.get, send)
         except Exception:
-            if answered.done():
+            if answered.done() and answered.result() is None:
                 logger.exception("lambda.lifespan_failed")
-            else:
+            elif not answered.done():
                 logger.debug("lambda.no_lifespan: the app does not support lifespan", exc_info=True)
         finally:
             if not answered.done():

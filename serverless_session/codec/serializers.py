@@ -197,7 +197,7 @@ def _scalar(kind: type, value: Any) -> object:
     raise _Refused(
         f"is of type {_name(kind)}, which would not come back as it is",
         "str, int, float, bool, None, dict, list, tuple, set, frozenset, bytes, Decimal, UUID or a datetime type;"
-        " or give SharedState(serializer=Serializer(name, dumps, loads))",
+        " (pydantic: value.model_dump()); or SharedState(serializer=serverless_session.codec.Serializer(...))",
     )
 
 

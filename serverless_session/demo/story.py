@@ -232,8 +232,8 @@ async def _probe(store: Store, key: str) -> None:
         raise ConfigurationError(
             "store-does-not-answer",
             str(error).partition("] ")[2].partition("\n")[0],
-            looked_at="the store of the demo",
-            mend=error.mend or "the address of a server that runs, or nothing for memory://",
+            looked_at="--store",
+            mend="--store with the address of a server that answers, or nothing for memory://",
         ) from error
 
 

@@ -112,6 +112,10 @@ class CookieSettings:
             raise _bad_cookie("the cookie's path is no path", "path=", 'path="/"')
         if self.domain is not None and not (self.domain and _ATTRIBUTE.issuperset(self.domain)):
             raise _bad_cookie("the cookie's domain is no domain", "domain=", 'domain="example.com", or nothing')
+        if self.https_only not in (None, True, False):
+            raise _bad_cookie(
+                "https_only is neither True, False nor None", "https_only=", "https_only=None, its default"
+            )
         self._check_prefix()
 
     def _check_prefix(self) -> None:

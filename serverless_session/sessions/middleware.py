@@ -122,6 +122,7 @@ class SessionMiddleware:
         except ConfigurationError as error:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise  # as Starlette's own lifespan does: its TestClient waits for it
         else:
             await self.app(scope, receive, send)
 
@@ -217,10 +218,22 @@ class _Answer:
                 result: _T = stop.value
                 return result
 
+    def _take_assigned(self) -> None:
+        """An app that puts a plain dict in the place of its session means that for the session's contents."""
+        assigned, session = self._scope.get("session"), self._visit.session
+        if type(assigned) is dict:
+            self._scope["session"] = session
+            if not assigned:
+                session.clear()
+            for key in session.keys() - assigned.keys():
+                del session[key]
+            session.update(assigned)
+
     async def send(self, message: Message) -> None:
         """The app's `send`: saves in front of the start and of the last chunk."""
         if self._refused:
             return
+        self._take_assigned()
         match message["type"]:
             case "http.response.start" | "websocket.accept" | "websocket.http.response.start" if not self._started:
                 change = await self._save_in_front()
@@ -318,6 +331,13 @@ def _shared_of(shared: SharedState | None, store: str | Store | None, secret_key
             mend="SessionMiddleware with shared= alone, or with store= and secret_key=",
         )
     if shared is not None:
+        if not isinstance(shared, SharedState):
+            raise ConfigurationError(
+                "bad-shared",
+                f"what is shared cannot be of type {type(shared).__name__}",
+                looked_at="shared=",
+                mend='shared=SharedState(...), or store="redis://..." in its place',
+            )
         return shared
     if store is None and secret_key is None:
         return SharedState.default()

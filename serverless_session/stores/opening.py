@@ -33,10 +33,10 @@ def open_store(url: str, **options: object) -> Store:
 
 def open_anew(url: str, **options: object) -> Store:
     """A store of its own at `url`, shared with nobody; otherwise as `open_store`."""
-    scheme = url.partition("://")[0] if "://" in url else ""
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
     try:
         match scheme:
-            case "memory" if url == "memory://":
+            case "memory" if url.lower() == "memory://":
                 from serverless_session.stores.memory import MemoryStore
 
                 return MemoryStore(**options)  # type: ignore[arg-type]
@@ -56,6 +56,6 @@ def open_anew(url: str, **options: object) -> Store:
     raise ConfigurationError(
         "unknown-store",
         f"there is no store for {scheme + '://' if scheme else 'an address without a scheme'}",
-        looked_at="the store's URL",
+        looked_at="the store's URL (nothing may follow memory://)" if scheme == "memory" else "the store's URL",
         mend="one of " + ", ".join(_SCHEMES) + ", or a Store object of your own",
     )

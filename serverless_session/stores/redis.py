@@ -12,6 +12,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
@@ -81,6 +82,7 @@ class RedisStore(Store):
                 retry=Retry(NoBackoff(), 0),
             )
             factory.make_connection()
+            _check_database(url)
         except (ValueError, TypeError, RedisError) as error:
             raise ConfigurationError(
                 "bad-store-url",
@@ -141,6 +143,13 @@ class RedisStore(Store):
         if broken.timed_out:
             return StoreTimeout(what, seconds=allowed, looked_at=self._where)
         return StoreUnavailable(what, looked_at=self._where)
+
+
+def _check_database(url: str) -> None:
+    """redis-py takes a path that is no number for database 0."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not parts.path.strip("/").isdecimal() and parts.path.strip("/"):
+        raise ValueError("the path is no number of a database")
 
 
 def _address(settings: Mapping[str, object]) -> str:

@@ -45,6 +45,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "same_site": ({"secret_key": SECRET, "same_site": "sometimes"}, "bad-cookie"),
     "unknown store": ({"secret_key": SECRET, "store": "mongodb://x"}, "unknown-store"),
     "weak secret": ({"secret_key": "x" * 40, "store": "redis://localhost"}, "weak-secret"),
+    "shared of a strange kind": ({"shared": "redis://localhost"}, "bad-shared"),
+    "https_only of a strange kind": ({"secret_key": SECRET, "https_only": "yes"}, "bad-cookie"),
+    "no number of a database": ({"secret_key": SECRET, "store": "redis://h/abc"}, "bad-store-url"),
     "store of a strange kind": ({"secret_key": SECRET, "store": object()}, "bad-store"),
     "path of a strange kind": ({"secret_key": SECRET, "path": None}, "bad-setting"),
     "odd option in the URL": (
@@ -70,10 +73,19 @@ def test_a_wrong_setting_is_seen_at_start_up(options: dict[str, Any], code: str)
 
         await app({"type": "lifespan", "state": {}}, receive, send)
 
-    asyncio.run(start())
+    with pytest.raises(ConfigurationError):
+        asyncio.run(start())
     assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
     assert f"[{code}]" in sent[0]["message"]
     assert len(sent[0]["message"].splitlines()) == 3
+
+
+@pytest.mark.parametrize(("options", "code"), WRONG.values(), ids=WRONG)
+def test_a_test_client_shows_a_wrong_setting_and_does_not_wait(options: dict[str, Any], code: str) -> None:
+    app = Starlette(routes=ROUTES, middleware=[Middleware(SessionMiddleware, **options)])
+    with pytest.raises(ConfigurationError) as caught, TestClient(app):
+        pass
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize(("options", "code"), WRONG.values(), ids=WRONG)
@@ -378,6 +390,22 @@ async def test_a_save_is_finished_though_the_caller_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(store._entries) == 1
+
+
+@pytest.mark.parametrize("assigned", [{}, {"user": "bob"}, {"cart": [1], "n": 2}])
+def test_a_dict_assigned_in_place_of_the_session_is_its_contents(assigned: dict[str, Any]) -> None:
+    """THREATS 13, in part: Starlette answers 500; an app that logs out like this must not stay logged in."""
+
+    async def assign(request: Request) -> Response:
+        request.scope["session"] = dict(assigned)
+        return JSONResponse({})
+
+    shared, _ = counted()
+    with browser(app_over(shared, Route("/assign", assign))) as client:
+        client.post("/update", json={"user": "ann", "cart": []})
+        client.get("/assign")
+        assert client.get("/view").json() == assigned
+        assert ("session" in client.cookies) is bool(assigned)
 
 
 # --- the session's own facts ------------------------------------------------------------------------------------------
