@@ -14,10 +14,11 @@ Where a visit stands:
 Rules, each a compare-and-set on the record's version:
 
 1. An ending deletes the record; where it meets a change it deletes that; where it meets a stone it ends the successors,
-   then deletes the stone, so that nobody names one more.
+   then deletes the stone, so that nobody names one more. Where something was written after the ending, it leaves a
+   stone that says so and names only the session of that.
 2. A new id: first the new record is written, then the old one becomes a *stone*, which names its successors and lives
    as long as the longest request. If the old one was ended in between, the new one is taken back. So whichever of
-   logout and new id comes last sees the other.
+   ending and new id comes last sees the other.
 3. A change that meets another change is merged with it (`merge`); one that meets a stone, or nothing, is dropped.
 4. A session emptied key by key is kept, empty, as long as the longest request, so that a change in flight still merges.
 5. A change prolongs the life of record and cookie together, once a tenth of it is gone; until then neither is touched.
@@ -190,6 +191,8 @@ class Visit:
         nothing_asked = not (asked.ending or asked.new_id)
         if nothing_asked and not session and self._seen is None:
             return CookieChange.KEEP
+        if asked.ending:
+            self._created = now  # what was written after it is a session of its own
         mine = packed = self._pack(session)
         if nothing_asked and packed == self._seen:
             return CookieChange.KEEP
@@ -245,9 +248,6 @@ class Visit:
 
     def _move(self, mine: bytes, packed: bytes, now: float, *, carry: bool) -> Steps[CookieChange]:
         """Begin a record under a new id, make a stone of the old one; `carry`: merge in what happened to it since."""
-        if not carry:
-            self._created = now
-            packed = self._pack(self.session)
         new_id, ends_at = self._new_id(), now + self._life
         new = _Record(self._vault.key(new_id.secret), new_version(), packed, ends_at, content={})
         yield from self._put(new, ABSENT)
@@ -283,8 +283,8 @@ class Visit:
                         if packed != new.packed:
                             expected, new.packed, new.version = new.version, packed, new_version()
                             yield from self._put(new, expected)
-                case _ if self._state is _State.MOVED:
-                    return True  # the stone's time is over: nobody comes with the old id any more
+                case _ if not carry or self._state is _State.MOVED:
+                    return True  # there is nothing left that an ending of it would have to reach
                 case _:
                     yield from self._ask(Delete(new.key, expect=new.version))
                     return False

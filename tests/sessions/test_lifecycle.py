@@ -155,6 +155,20 @@ def test_a_logout_with_a_farewell_wins_too(others: tuple[App, ...]) -> None:
     assert broken == 0
 
 
+def test_a_login_that_clears_first_stands_though_another_tab_logs_out() -> None:
+    def log_in_afresh(session: Session) -> None:
+        session.clear()
+        session["user"] = "bob"
+
+    def wrong(world: World) -> bool:
+        known = {*world.set_cookies, world.jar} - {None}
+        return sorted(filter(None, (world.content(cookie).get("user") for cookie in known))) not in ([], ["bob"])
+
+    total, broken = count(starting({"user": "ann"}, logout, log_in_afresh), wrong)
+    assert total > 50
+    assert broken == 0
+
+
 def test_the_enumeration_catches_a_farewell_that_leaves_an_ordinary_stone() -> None:
     class OrdinaryStone(Visit):
         def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
