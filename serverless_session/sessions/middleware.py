@@ -1,8 +1,4 @@
-"""The ASGI middleware: loads the session, lets the app run, saves before the response starts. It moves messages.
-
-Saved before the response starts, again before its last chunk and when the app returns, each only if something changed
-since. So nobody sees an answer whose session was not kept. When the app raises, only endings are carried out. A store
-that fails before the start turns the answer into a 503; after it, the stream is broken off instead of finished cleanly.
+"""The ASGI middleware: settings, start-up, and one request's way in. `answer` is its way out, and saves the session.
 
 What a wrong setting raises is kept: servers swallow exceptions of a constructor ("lifespan protocol appears
 unsupported") and answer 500 for ever. It is answered to `lifespan.startup`, and raised at the first request where there
@@ -11,46 +7,31 @@ is no lifespan.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
-
-import anyio
+from typing import TYPE_CHECKING, Final, Literal
 
 from serverless_session.codec.keys import SecretKey
-from serverless_session.deadline import Duration, seconds, within
-from serverless_session.errors import ConfigurationError, SessionError, StoreError, UnreadableValue, ValueTooLarge
+from serverless_session.deadline import Duration, seconds
+from serverless_session.errors import ConfigurationError, StoreError, UnreadableValue
+from serverless_session.sessions.answer import Answer
 from serverless_session.sessions.cookie import CookieSettings, IdMaker, SessionId, cookie_values
-from serverless_session.sessions.headers import Headers, from_own_host, private, uncacheable, with_vary_cookie
-from serverless_session.sessions.lifecycle import CookieChange, Steps, Visit
+from serverless_session.sessions.headers import from_own_host
+from serverless_session.sessions.lifecycle import CookieChange, Visit
 from serverless_session.sessions.session import Session
 from serverless_session.shared import SharedState
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from serverless_session.records.records import Records
-    from serverless_session.stores.contract import Operation, Store
+    from serverless_session.stores.contract import Store
 
 logger = logging.getLogger("serverless_session.sessions")
-
-_T = TypeVar("_T")
-
 FOURTEEN_DAYS: Final = 14 * 24 * 60 * 60
-_EVENTS: Final = {
-    "session.conflict_merged": "two requests changed a session at once; both changes are kept",
-    "session.conflict_overridden": "two requests changed the same thing in a session at once; the later one won",
-    "session.change_dropped": "a session ended or got a new id while a request ran; that one's changes are dropped",
-}
-_LEVELS: Final = {"session.conflict_overridden": logging.WARNING}
-
 LONGEST_LIFE: Final = 10 * 366 * 24 * 60 * 60
-CALLS_OF_A_SAVE: Final = 10
-"""A save makes several calls (conflicts, a new id); all of them together may take this many shared time-outs."""
 
 
 class SessionMiddleware:
@@ -148,7 +129,7 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         visit = Visit(records, self._ids.new, life=self._life)
-        answer = _Answer(self._shared, records, visit, partial(self._set_cookie, scope, visit), scope, send)
+        answer = Answer(self._shared, records, visit, partial(self._set_cookie, scope, visit), scope, send)
         try:
             await answer.carry_out(visit.load(self._id_of(scope), now=now))
         except (StoreError, UnreadableValue) as error:
@@ -175,151 +156,6 @@ class SessionMiddleware:
         if len(genuine) > 1:
             logger.warning("session.several_ids: a request carried several genuine session cookies; none was used")
         return genuine[0] if len(genuine) == 1 else None
-
-
-class _Answer:
-    """What goes back to the server for one request, with the session saved in time."""
-
-    def __init__(
-        self,
-        shared: SharedState,
-        records: Records,
-        visit: Visit,
-        set_cookie: Callable[[CookieChange], bytes],
-        scope: Scope,
-        send: Send,
-    ) -> None:
-        self._shared = shared
-        self._records = records
-        self._visit = visit
-        self._set_cookie = set_cookie
-        self._scope = scope
-        self._send = send
-        self._started = False
-        self._refused = False
-
-    async def carry_out(self, steps: Steps[_T], *, to_the_end: bool = False) -> _T:
-        """Do what the lifecycle asks for, one operation after the other; `to_the_end`: even if we are cancelled."""
-        try:
-            operation = next(steps)
-        except StopIteration as stop:
-            nothing_to_do: _T = stop.value
-            return nothing_to_do
-        performing = self._perform(operation, steps)
-        return await (_to_the_end(performing) if to_the_end else performing)
-
-    async def _perform(self, operation: Operation, steps: Steps[_T]) -> _T:
-        with within(CALLS_OF_A_SAVE * self._shared.timeout):
-            try:
-                while True:
-                    (outcome,) = await self._records.perform(operation)
-                    operation = steps.send(outcome)
-            except StopIteration as stop:
-                result: _T = stop.value
-                return result
-
-    def _take_assigned(self) -> None:
-        """An app that puts a plain dict in the place of its session means that for the session's contents."""
-        assigned, session = self._scope.get("session"), self._visit.session
-        if type(assigned) is dict:
-            self._scope["session"] = session
-            if not assigned:
-                session.clear()
-            for key in session.keys() - assigned.keys():
-                del session[key]
-            session.update(assigned)
-
-    async def send(self, message: Message) -> None:
-        """The app's `send`: saves in front of the start and of the last chunk."""
-        if self._refused:
-            return
-        self._take_assigned()
-        match message["type"]:
-            case "http.response.start" | "websocket.accept" | "websocket.http.response.start" if not self._started:
-                change = await self._save_in_front()
-                if change is None:
-                    return
-                message = {**message, "headers": self._headers(list(message.get("headers", ())), change)}
-            case "websocket.close" if not self._started:  # a handshake that is refused: no cookie leaves with it
-                await (self.end_only() if self._visit.needs_cookie() else self._save_late())
-            case "http.response.body" if not message.get("more_body", False):
-                await self._save_late()
-            case "http.response.pathsend":
-                await self._save_late()
-        await self._send(message)
-
-    async def finish(self) -> None:
-        """The app has returned."""
-        if self._started and not self._refused:
-            await self._save_late()
-        else:
-            await self.end_only()
-
-    async def end_only(self) -> None:
-        """The app has raised, or never answered: what it ended stays ended, nothing else is kept."""
-        if not self._refused:
-            try:
-                await self._save(self._visit.end())
-            except (StoreError, UnreadableValue) as error:
-                logger.error("session.ending_failed: %s", error)
-
-    async def _save_in_front(self) -> CookieChange | None:
-        """Save before anything has left. None: it could not be, and a 503 has left in place of the answer."""
-        try:
-            change = await self._save(self._visit.save(now=self._shared.clock.time()))
-        except ValueTooLarge:
-            raise  # the store is well: this session is at fault, and so is the code that filled it
-        except (StoreError, UnreadableValue) as error:
-            await self.refuse(error)
-            return None
-        self._started = True
-        return change
-
-    async def _save_late(self) -> None:
-        if self._visit.needs_cookie():
-            raise SessionError(
-                "session-too-late",
-                "a session was begun, or its id changed, after the response had started: no cookie can follow any more",
-                mend="to request.session before the response starts; later only change a session that there was",
-            )
-        await self._save(self._visit.save(now=self._shared.clock.time(), late=True))
-
-    async def _save(self, steps: Steps[CookieChange]) -> CookieChange:
-        try:
-            return await self.carry_out(steps, to_the_end=True)
-        finally:
-            for event in self._visit.events:
-                logger.log(_LEVELS.get(event, logging.INFO), "%s: %s", event, _EVENTS[event])
-            self._visit.events.clear()
-
-    async def refuse(self, error: StoreError | UnreadableValue) -> None:
-        """503 in place of the app's answer; what else the app sends is dropped."""
-        self._refused = True
-        logger.error("session.store_failed: %s", error)
-        if self._scope["type"] == "websocket":
-            await self._send({"type": "websocket.close", "code": 1013})
-            return
-        body = (
-            b'{"title":"Service Unavailable","status":503,"detail":"Sessions cannot be kept at the moment. Try again."}'
-        )
-        headers = [
-            (b"content-type", b"application/problem+json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"retry-after", b"1"),
-            (b"cache-control", b"no-store"),
-        ]
-        await self._send({"type": "http.response.start", "status": 503, "headers": headers})
-        await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else body})
-
-    def _headers(self, headers: Headers, change: CookieChange) -> Headers:
-        session = self._visit.session
-        if session.accessed:
-            headers = with_vary_cookie(headers)
-        if change is not CookieChange.KEEP:
-            return [*uncacheable(headers), (b"set-cookie", self._set_cookie(change))]
-        if session.accessed and not session.is_new:
-            headers = private(headers)
-        return headers
 
 
 def _shared_of(shared: SharedState | None, store: str | Store | None, secret_key: SecretKey | None) -> SharedState:
@@ -362,26 +198,3 @@ def _checked_life(max_age: Duration) -> float:
         looked_at="max_age=",
         mend="seconds or a timedelta of at most 10 years, or None for a cookie of the browser's session",
     )
-
-
-async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Await work that goes on when the caller is cancelled, and hand the cancellation on afterwards.
-
-    A save that was cut in the middle could leave a session with two ids, or none.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            if cancelled is None:
-                await asyncio.wait([task])
-            else:
-                with anyio.CancelScope(shield=True):  # anyio cancels again at every turn of the loop
-                    await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("session.save_failed: %s", type(task.exception()).__name__)
-        raise cancelled
-    return task.result()
