@@ -79,17 +79,17 @@ class Sandbox:
         event.add_done_callback(stop)
         try:
             loop.run_until_complete(root)
-        except (RuntimeError, asyncio.CancelledError):  # it was stopped before its root had ended, as is meant
-            if not event.done():
-                event.cancel()
-                raise
-        except BaseException:  # Ctrl-C: the event is over, and the next one must not wait for it
-            event.cancel()
-            raise
+        except (RuntimeError, asyncio.CancelledError):
+            pass  # it was stopped before its root had ended, as is meant; or an app has cancelled every task there is
         finally:
             running = False
-        if event.cancelled():
-            raise ServerlessSessionError("app-cancelled", "the app cancelled the task that served it")
+            event.cancel()  # Ctrl-C, say: the event is over, and the next one must not wait for it
+        if not event.done() or event.cancelled():
+            raise ServerlessSessionError(
+                "app-cancelled",
+                "the app cancelled the task that served it",
+                mend="asyncio.timeout() where a limit is meant, in place of cancelling tasks that are not yours",
+            )
         return event.result()
 
     async def _after_start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:

@@ -194,7 +194,7 @@ def test_a_timeout_inside_the_app_is_the_apps(handlers: Handlers) -> None:
     assert [handler(event_v2(), Context())["body"] for _ in range(2)] == ["timed out"] * 2
 
 
-@pytest.mark.parametrize("when", ["at once", "as its last act", "in a scope that it leaves open"])
+@pytest.mark.parametrize("when", ["at once", "as its last act", "in a scope that it leaves open", "all"])
 def test_an_app_that_cancels_itself_does_not_end_the_sandbox(handlers: Handlers, when: str) -> None:
     kept: list[Any] = []
 
@@ -210,9 +210,12 @@ def test_an_app_that_cancels_itself_does_not_end_the_sandbox(handlers: Handlers,
 
             kept.append(half())
             await anext(kept[-1])
+        elif when == "all":
+            for other in asyncio.all_tasks():
+                other.cancel()
         else:
             task.cancel()
-        if when == "at once":
+        if when in ("at once", "all"):
             await asyncio.sleep(0)
         return PlainTextResponse("cancelled")
 
