@@ -43,7 +43,7 @@ class Sealer:
     def __init__(self, ring: KeyRing, *, namespace: str, purpose: str) -> None:
         self._ring = ring
         self._purpose = purpose
-        self._bound = fields(namespace.encode(), purpose.encode())
+        self._bound = length_prefixed(namespace.encode(), purpose.encode())
 
     def seal(self, packed: bytes, *, key: str, ends_at: float) -> bytes:
         """`key`: the store key it will stand under; `ends_at`: seconds since 1970."""
@@ -68,9 +68,9 @@ class Sealer:
         return Opened(body[_END_BYTES:], int.from_bytes(body[:_END_BYTES]) / 1000)
 
     def _aad(self, head: bytes, key: str) -> bytes:
-        return fields(head) + self._bound + fields(key.encode())
+        return length_prefixed(head) + self._bound + length_prefixed(key.encode())
 
 
-def fields(*parts: bytes) -> bytes:
+def length_prefixed(*parts: bytes) -> bytes:
     """Parts one after the other, each with its length in front: ("a", "bc") and ("ab", "c") differ."""
     return b"".join(len(part).to_bytes(4) + part for part in parts)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serverless_session.codec.keys import KeyRing
-from serverless_session.codec.sealing import Sealer, fields
+from serverless_session.codec.sealing import Sealer, length_prefixed
 from serverless_session.codec.serializers import Packer
 from serverless_session.deadline import Clock, within
 from serverless_session.errors import UnreadableValue
@@ -77,7 +77,7 @@ class Records:
 
         With an `address_key` an HMAC under it, so that a reader of the store cannot test guesses.
         """
-        named = fields(*parts)
+        named = length_prefixed(*parts)
         if self._address_key is None:
             digest = hashlib.sha256(named).digest()
         else:

@@ -114,6 +114,7 @@ class Answer:
 
     async def finish(self) -> None:
         """The app has returned."""
+        self._take_assigned()
         if self._started and not self._refused:
             await self._save_late()
         else:
@@ -122,6 +123,7 @@ class Answer:
     async def end_only(self) -> None:
         """The app has raised, or never answered: what it ended stays ended, nothing else is kept."""
         if not self._refused:
+            self._take_assigned()
             try:
                 await self._save(self._visit.end())
             except (StoreError, UnreadableValue) as error:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from serverless_session.codec.keys import KEY_ID_BYTES, KeyRing
-from serverless_session.codec.sealing import fields
+from serverless_session.codec.sealing import length_prefixed
 from serverless_session.errors import ConfigurationError
 
 _VERSION: Final = b"\x01"
@@ -76,7 +76,7 @@ class IdMaker:
 
     def _mac(self, signed: bytes) -> bytes:
         key = self._ring.key(signed[1 : 1 + KEY_ID_BYTES], _PURPOSE)
-        return hmac.digest(key, fields(self._namespace) + signed, "sha256")[:_MAC_BYTES]
+        return hmac.digest(key, length_prefixed(self._namespace) + signed, "sha256")[:_MAC_BYTES]
 
 
 def cookie_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from serverless_session.stores.contract import Store
 
 logger = logging.getLogger("serverless_session.sessions")
+
 FOURTEEN_DAYS: Final = 14 * 24 * 60 * 60
 LONGEST_LIFE: Final = 10 * 366 * 24 * 60 * 60
 

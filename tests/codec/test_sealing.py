@@ -11,7 +11,7 @@ from starlette.datastructures import Secret
 
 from serverless_session.codec import KeyRing
 from serverless_session.codec.keys import KEY_ID_BYTES, hkdf_expand, hkdf_extract
-from serverless_session.codec.sealing import OVERHEAD_BYTES, Opened, Sealer, fields
+from serverless_session.codec.sealing import OVERHEAD_BYTES, Opened, Sealer, length_prefixed
 from serverless_session.codec.serializers import JSON, Packer, Serializer
 from serverless_session.codec.xaes import XAES256GCM
 from serverless_session.errors import (
@@ -355,15 +355,15 @@ def test_hkdf_is_rfc_5869s() -> None:
 
 
 def test_fields_are_told_apart_by_their_lengths() -> None:
-    assert fields(b"a", b"bc") == b"\0\0\0\1a\0\0\0\2bc"
+    assert length_prefixed(b"a", b"bc") == b"\0\0\0\1a\0\0\0\2bc"
     different: list[Callable[[], bytes]] = [
-        lambda: fields(b"a", b"bc"),
-        lambda: fields(b"ab", b"c"),
-        lambda: fields(b"abc"),
-        lambda: fields(b"abc", b""),
-        lambda: fields(b"", b"abc"),
-        lambda: fields(),
-        lambda: fields(b""),
+        lambda: length_prefixed(b"a", b"bc"),
+        lambda: length_prefixed(b"ab", b"c"),
+        lambda: length_prefixed(b"abc"),
+        lambda: length_prefixed(b"abc", b""),
+        lambda: length_prefixed(b"", b"abc"),
+        lambda: length_prefixed(),
+        lambda: length_prefixed(b""),
     ]
     assert len({make() for make in different}) == len(different)
 

@@ -1,6 +1,7 @@
 """The middleware seen from outside: start-up, failures, headers, streams, WebSockets."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -406,6 +407,22 @@ def test_a_dict_assigned_in_place_of_the_session_is_its_contents(assigned: dict[
         client.get("/assign")
         assert client.get("/view").json() == assigned
         assert ("session" in client.cookies) is bool(assigned)
+
+
+@pytest.mark.parametrize("then", ["raises", "returns"])
+def test_an_empty_dict_assigned_is_a_logout_wherever_the_request_ends(then: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"] = {}
+        if then == "raises":
+            raise RuntimeError
+
+    shared, _ = counted()
+    with browser(app_over(shared)) as client:
+        cookie = client.post("/update", json={"user": "ann"}).cookies["session"]
+        scope = {"type": "http", "scheme": "https", "headers": [(b"cookie", f"session={cookie}".encode())]}
+        with contextlib.suppress(RuntimeError):
+            asyncio.run(SessionMiddleware(app, shared=shared)(scope, receive_nothing, send_nothing))
+        assert client.get("/view").json() == {}
 
 
 # --- the session's own facts ------------------------------------------------------------------------------------------

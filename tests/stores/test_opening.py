@@ -7,6 +7,7 @@ import pytest
 
 from serverless_session.errors import ConfigurationError
 from serverless_session.stores import MemoryStore, RedisStore, open_store
+from serverless_session.stores.memory import ENTRY_BYTES
 from serverless_session.stores.opening import open_anew
 
 
@@ -60,7 +61,7 @@ def test_the_scheme_chooses_the_store_and_nothing_is_connected_yet(url: str) -> 
 def test_options_reach_the_store() -> None:
     store = open_anew("memory://", capacity_bytes=1_000)
     assert isinstance(store, MemoryStore)
-    assert store.limits.largest_value_bytes == 600
+    assert store.limits.largest_value_bytes == 1_000 - ENTRY_BYTES
     assert open_anew("redis://host").limits.may_forget
     assert not open_anew("redis://host", may_forget=False).limits.may_forget
 
