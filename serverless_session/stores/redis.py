@@ -8,19 +8,15 @@ connection.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from redis.asyncio.connection import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from serverless_session.deadline import time_left
-from serverless_session.errors import ConfigurationError, StoreTimeout, StoreUnavailable, WriteUncertain
+from serverless_session.errors import ConfigurationError, StoreUnavailable
 from serverless_session.stores.contract import (
     ABSENT,
     ANYTHING,
@@ -42,7 +38,9 @@ from serverless_session.stores.contract import (
     Written,
     refuse_repeated_keys,
 )
-from serverless_session.stores.redis_links import CONNECT_SECONDS, Burst, Command, LinkBroken, LinksByLoop
+from serverless_session.stores.links import Links, LinksByLoop
+from serverless_session.stores.redis_links import Command, RedisLink, connections_to
+from serverless_session.stores.settling import Attempt, Call, settle
 
 # ARGV: the version expected ('' for absent), the new version and value, ttl in ms. 1: written. Else what stands there.
 WRITE: Final = b"""\
@@ -73,15 +71,7 @@ class RedisStore(Store):
 
     def __init__(self, url: str, *, max_connections: int = 16, may_forget: bool = True) -> None:
         try:
-            factory = ConnectionPool.from_url(
-                url,
-                protocol=2,
-                driver_info=None,
-                socket_timeout=None,
-                socket_connect_timeout=CONNECT_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-            )
-            factory.make_connection()
+            factory = connections_to(url)
             _check_database(url)
         except (ValueError, TypeError, RedisError) as error:
             raise ConfigurationError(
@@ -91,7 +81,7 @@ class RedisStore(Store):
                 mend="redis://[user:password@]host[:port][/db], rediss://... for TLS, or unix:///path/to/socket",
             ) from None
         self._where = _address(factory.connection_kwargs)
-        self._links = LinksByLoop(factory, max_connections)
+        self._links = LinksByLoop(lambda: Links(lambda: RedisLink(factory), max_connections))
         self.limits = Limits(largest_value_bytes=16 * 1024 * 1024, may_forget=may_forget)
 
     async def aclose(self) -> None:
@@ -99,50 +89,24 @@ class RedisStore(Store):
 
     async def perform(self, *operations: Operation) -> Sequence[Outcome]:
         refuse_repeated_keys(operations)
-        outcomes: dict[int, Outcome] = {}
-        waiting: dict[int, Operation] = {}
-        for place, operation in enumerate(operations):
-            too_large = self.limits.refuse(operation.value) if isinstance(operation, Write) else None
-            if too_large:
-                outcomes[place] = too_large
-            else:
-                waiting[place] = operation
-        if waiting:
-            await self._settle(waiting, outcomes)
-        return [outcomes[place] for place in range(len(operations))]
+        call = Call(enumerate(operations), self.limits, server="redis", where=self._where)
 
-    async def _settle(self, waiting: dict[int, Operation], outcomes: dict[int, Outcome]) -> None:
-        """Fill in an outcome for each waiting operation: sent once, and once more where the answer was lost."""
-        links, allowed = self._links.here(), max(time_left(), 0.0)
-        ends = asyncio.get_running_loop().time() + allowed
-        for again in (False, True):
-            burst = Burst([_command(operation) for operation in waiting.values()])
-            broken: LinkBroken | None = None
-            try:
-                await links.carry(burst, ends, again=again)
-            except LinkBroken as error:
-                broken = error
-            for place, answer in zip(list(waiting), burst.answers, strict=False):
-                outcomes[place] = _outcome(waiting.pop(place), answer, again=again)
-            if broken is None:
-                return
-            lost = burst.sent and not broken.refused
-            for place, operation in list(waiting.items()):
-                if again or not lost or _cannot_be_sent_again(operation):
-                    sent = (lost or again) and not isinstance(operation, Read)
-                    outcomes[place] = Failed(self._failure(broken, allowed, sent=sent))
-                    del waiting[place]
-            if not waiting:
-                return
+        async def carry(attempt: Attempt, ends: float, again: bool) -> None:
+            await self._links.here().carry(lambda link, _: _exchange(link, attempt), ends, again=again)
 
-    def _failure(self, broken: LinkBroken, allowed: float, *, sent: bool) -> StoreUnavailable | WriteUncertain:
-        what = f"redis {broken}"
-        if sent:
-            may_stand = f"a write was sent, but {what} within {allowed:.2f} s: it may or may not stand"
-            return WriteUncertain(may_stand, looked_at=self._where)
-        if broken.timed_out:
-            return StoreTimeout(what, seconds=allowed, looked_at=self._where)
-        return StoreUnavailable(what, looked_at=self._where)
+        await settle(call, carry, allowed=max(time_left(), 0.0))
+        return [call.outcomes[place] for place in range(len(operations))]
+
+
+async def _exchange(link: RedisLink, attempt: Attempt) -> None:
+    places = list(attempt.waiting)
+
+    def answered(at: int, answer: object) -> None:
+        place = places[at]
+        attempt.answer(place, _outcome(attempt.waiting[place], answer))
+
+    commands = [_command(attempt.waiting[place]) for place in places]
+    await link.carry(commands, lambda: attempt.send(*places), answered)
 
 
 def _check_database(url: str) -> None:
@@ -156,10 +120,6 @@ def _address(settings: Mapping[str, object]) -> str:
     if "path" in settings:
         return "a unix socket"
     return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
-
-
-def _cannot_be_sent_again(operation: Operation) -> bool:
-    return not isinstance(operation, Read) and operation.expect is ANYTHING
 
 
 def _command(operation: Operation) -> Command:
@@ -178,8 +138,8 @@ def _command(operation: Operation) -> Command:
             return (b"EVAL", DELETE, 1, key, bytes(expect))
 
 
-def _outcome(operation: Operation, answer: object, *, again: bool) -> Outcome:
-    """What an answer means; `again`: the first copy's answer was lost, so a refusal of the second proves nothing."""
+def _outcome(operation: Operation, answer: object) -> Outcome:
+    """What an answer means."""
     if isinstance(answer, ResponseError):
         mend = next((mend for kind, mend in _MENDS.items() if isinstance(answer, kind)), "what the server's log says")
         return Failed(StoreUnavailable(f"redis refused a command ({type(answer).__name__})", mend=mend))
@@ -194,10 +154,6 @@ def _outcome(operation: Operation, answer: object, *, again: bool) -> Outcome:
             return Deleted()
         case Delete(), None | 0:
             return Missing()
-        case ((Write() | Delete()), (None | bytes())) if again:
-            return Failed(
-                WriteUncertain("a write was sent twice, and neither it nor what it expected stands there now")
-            )
         case ((Write() | Delete()), (None | bytes())):
             return Conflict(Missing() if answer is None else _found(answer))
     return Failed(StoreUnavailable("what answers there is no redis", mend="the address of a Redis or Valkey server"))

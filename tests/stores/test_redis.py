@@ -44,8 +44,8 @@ from serverless_session.stores import (
     Store,
     Version,
     Written,
+    links,
     new_version,
-    redis_links,
 )
 from tests import servers
 from tests.servers import Server
@@ -607,7 +607,7 @@ async def test_a_connection_that_rested_too_long_is_not_trusted(
         for _ in range(3):
             await one(store, Read("a"))
         assert wire.connections == 1
-        monkeypatch.setattr(redis_links, "REST_SECONDS", 0.0)
+        monkeypatch.setattr(links, "REST_SECONDS", 0.0)
         await one(store, Read("a"))
         assert wire.connections == 2
         await store.aclose()

@@ -1,0 +1,153 @@
+"""Connections to one server: a bounded pool of them for each event loop. What they speak is not known here.
+
+A connection that broke, ran out of time or was cancelled is never used again. One that rested for `REST_SECONDS` of
+wall time is reopened rather than trusted: balancers drop idle flows without a word, and a frozen sandbox does not hear
+what happened meanwhile. After a break the idle ones are let go too: most often the whole server went away.
+
+Connections belong to the running loop. Those of an ended loop are closed with it, those of the process that forked us
+are left alone. Callers wait for a free connection inside their own deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Final, Generic, Protocol, TypeVar
+
+from serverless_session.stores.settling import LinkBroken
+
+CONNECT_SECONDS: Final = 0.3
+REST_SECONDS: Final = 30.0
+
+
+class Link(Protocol):
+    """One connection. `life`: tells this connection from any other, for what a server says to one connection only."""
+
+    life: object
+
+    async def is_quiet(self) -> bool:
+        """Is it open, and has the server said nothing since its last answer?"""
+        ...
+
+    async def drop(self) -> None:
+        """Close it at once, whatever it is doing. Never raises."""
+        ...
+
+
+LinkT = TypeVar("LinkT", bound=Link)
+
+
+class Links(Generic[LinkT]):
+    """At most `most` connections to one server, on one event loop. `close` ends what else was made for that loop."""
+
+    def __init__(self, new: Callable[[], LinkT], most: int, close: Callable[[], None] = lambda: None) -> None:
+        self._new = new
+        self._close = close
+        self._idle: list[tuple[LinkT, float]] = []
+        self._slots = asyncio.Semaphore(most)
+        self._open = True
+        self._until_end: AsyncGenerator[None, None] | None = None
+
+    async def carry(
+        self, talk: Callable[[LinkT, float], Awaitable[None]], ends: float, *, again: bool = False, life: object = None
+    ) -> None:
+        """`talk(link, ends)` over a free connection before `ends` (the loop's clock); `again`: over a new one.
+
+        The first copy gets half of the time that is left once a connection is free, so that a second can settle it.
+        `life`: the connection to take if it is free.
+        """
+        if self._until_end is None:
+            self._until_end = self._until_the_loop_ends()
+            await anext(self._until_end)
+        try:
+            async with asyncio.timeout_at(ends) as limit, self._slots:
+                if not again:
+                    now = asyncio.get_running_loop().time()
+                    ends = now + (ends - now) / 2
+                    limit.reschedule(ends)
+                link = self._new() if again else await self._rested_or_new(life)
+                await self._talk(link, talk, ends)
+        except TimeoutError:
+            raise LinkBroken("did not answer", timed_out=True) from None
+
+    async def _talk(self, link: LinkT, talk: Callable[[LinkT, float], Awaitable[None]], ends: float) -> None:
+        try:
+            await talk(link, ends)
+        except LinkBroken:
+            await link.drop()
+            await self.rest()
+            raise
+        except BaseException:
+            await link.drop()
+            raise
+        if self._open:
+            self._idle.append((link, time.time()))
+        else:  # closed while this was on its way
+            await link.drop()
+
+    async def _rested_or_new(self, life: object) -> LinkT:
+        if life is not None:
+            self._idle.sort(key=lambda idle: idle[0].life is life)  # stable, so the others keep their order
+        while self._idle:
+            link, since = self._idle.pop()
+            if 0 <= time.time() - since < REST_SECONDS and await link.is_quiet():
+                return link
+            await link.drop()
+        return self._new()
+
+    async def rest(self) -> None:
+        """Close every connection that is not in use."""
+        while self._idle:
+            await self._idle.pop()[0].drop()
+
+    async def aclose(self) -> None:
+        """Close every connection, those in use when they have been answered."""
+        self._open = False
+        await self.rest()
+        if self._until_end is not None:
+            await self._until_end.aclose()
+        self._close()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """Suspended while the loop runs: asyncio closes asynchronous generators before it closes a loop.
+
+        So nobody has to close a store for each `asyncio.run`. After the loop is closed nothing could be awaited there.
+        """
+        try:
+            yield
+        finally:
+            self._open = False
+            await self.rest()
+            self._close()
+
+
+class LinksByLoop(Generic[LinkT]):
+    """One `Links` for each running loop; those of ended loops, and of the process that forked us, are let go."""
+
+    def __init__(self, make: Callable[[], Links[LinkT]]) -> None:
+        self._make = make
+        self._pid = os.getpid()
+        self._by_loop: dict[asyncio.AbstractEventLoop, Links[LinkT]] = {}
+        self._inherited: list[object] = []
+
+    def here(self) -> Links[LinkT]:
+        """The links of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._pid != os.getpid():
+            # Kept, so that the collector never closes them: our parent's loop shares their epoll and would go deaf.
+            self._inherited.append(self._by_loop)
+            self._pid, self._by_loop = os.getpid(), {}
+        links = self._by_loop.get(loop)
+        if links is None:
+            for ended in [known for known in list(self._by_loop) if known.is_closed()]:
+                self._by_loop.pop(ended, None)
+            links = self._by_loop[loop] = self._make()
+        return links
+
+    async def aclose(self) -> None:
+        """Close the running loop's links."""
+        links = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if links is not None:
+            await links.aclose()
