@@ -37,6 +37,9 @@ class SystemClock:
         return time.time()
 
 
+may_block: ContextVar[bool] = ContextVar("serverless_session_may_block", default=False)
+"""Set by a host whose loop serves one request at a time: a store whose client blocks may then do so on the loop."""
+
 _limit_ends: ContextVar[float | None] = ContextVar("serverless_session_limit_ends", default=None)
 _invocation_ends: ContextVar[float | None] = ContextVar("serverless_session_invocation_ends", default=None)
 

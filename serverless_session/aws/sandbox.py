@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from serverless_session.deadline import may_block
 from serverless_session.errors import ServerlessSessionError
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Sandbox:
         return event.result()
 
     async def _after_start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        may_block.set(True)
         await self._lifespan.start()
         return await work()
 

@@ -28,11 +28,12 @@ from serverless_session.stores.contract import (
 )
 
 if TYPE_CHECKING:
+    from serverless_session.stores.memcached import MemcachedStore
     from serverless_session.stores.memory import MemoryStore
     from serverless_session.stores.opening import open_store
     from serverless_session.stores.redis import RedisStore
 
-_LAZY = {"MemoryStore": "memory", "RedisStore": "redis", "open_store": "opening"}
+_LAZY = {"MemcachedStore": "memcached", "MemoryStore": "memory", "RedisStore": "redis", "open_store": "opening"}
 
 __all__ = [
     "ABSENT",
@@ -45,6 +46,7 @@ __all__ = [
     "Failed",
     "Found",
     "Limits",
+    "MemcachedStore",
     "MemoryStore",
     "Missing",
     "Operation",

@@ -11,7 +11,10 @@ from typing import Final
 from serverless_session.errors import ConfigurationError
 from serverless_session.stores.contract import Store
 
-_SCHEMES: Final = ("memory://", "redis://", "rediss://", "unix://")
+_SCHEMES: Final = ("memory://", "redis://", "rediss://", "unix://", "memcached://")
+
+_EXTRAS: Final = {"redis": "redis", "pymemcache": "memcached"}
+"""The client library of each store, and the extra that brings it."""
 
 _open: dict[tuple[str, tuple[tuple[str, object], ...]], Store] = {}
 _lock = threading.Lock()
@@ -20,9 +23,9 @@ _lock = threading.Lock()
 def open_store(url: str, **options: object) -> Store:
     """The store at `url`; the same object for the same URL and options.
 
-    `memory://` (one a process), `redis://`, `rediss://`, `unix://` (Redis or Valkey). `options` are the keyword
-    arguments of the store's constructor. Raises `ConfigurationError` for an unknown scheme, a bad address or a client
-    library that is missing, and `TypeError` for an option that the store does not have.
+    `memory://` (one a process), `redis://`, `rediss://`, `unix://` (Redis or Valkey), `memcached://h1:11211,h2:11211`.
+    `options` are the keyword arguments of the store's constructor. Raises `ConfigurationError` for an unknown scheme, a
+    bad address or a client library that is missing, and `TypeError` for an option that the store does not have.
     """
     known = (url, tuple(sorted(options.items())))
     with _lock:
@@ -44,14 +47,19 @@ def open_anew(url: str, **options: object) -> Store:
                 from serverless_session.stores.redis import RedisStore
 
                 return RedisStore(url, **options)  # type: ignore[arg-type]
+            case "memcached":
+                from serverless_session.stores.memcached import MemcachedStore
+
+                return MemcachedStore(url, **options)  # type: ignore[arg-type]
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "redis":
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
             raise
         raise ConfigurationError(
             "missing-extra",
-            f"a store at {scheme}:// needs the package redis, which is not installed",
+            f"a store at {scheme}:// needs the package {package}, which is not installed",
             looked_at="the installed packages",
-            mend='pip install "serverless-session[redis]"',
+            mend=f'pip install "serverless-session[{_EXTRAS[package]}]"',
         ) from None
     raise ConfigurationError(
         "unknown-store",

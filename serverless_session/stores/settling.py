@@ -120,6 +120,12 @@ class Attempt:
             self.used = True
             self.unanswered.update(place for place in places if not isinstance(self.waiting[place], Read))
 
+    def look(self) -> None:
+        """Something is about to be read on the way to sending. Raises `GivenUp` as `send` does."""
+        with self._lock:
+            self._must_be_open()
+            self.used = True
+
     def nothing_was_done(self) -> None:
         """The server refused what was sent and not answered."""
         with self._lock:

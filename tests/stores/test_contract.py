@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from serverless_session.deadline import may_block
 from serverless_session.errors import StoreTimeout
 from serverless_session.stores import (
     ABSENT,
@@ -14,6 +15,7 @@ from serverless_session.stores import (
     Delete,
     Failed,
     Found,
+    MemcachedStore,
     MemoryStore,
     Missing,
     Read,
@@ -26,7 +28,7 @@ from serverless_session.stores import (
 from tests.stores import conformance
 from tests.stores.conformance import Check
 
-STORES = ["memory", "valkey", "redis7", "redis62", "docstring"]
+STORES = ["memory", "valkey", "redis7", "redis62", "memcached", "memcached, inline", "docstring"]
 
 
 def store_of_the_docstring() -> Store:
@@ -46,6 +48,15 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
             yield MemoryStore()
         case "docstring":
             yield store_of_the_docstring()
+        case "memcached":
+            memcached = MemcachedStore(request.getfixturevalue("memcached").url)
+            yield memcached
+            await memcached.aclose()
+        case "memcached, inline":
+            memcached = MemcachedStore(request.getfixturevalue("memcached").url)
+            may_block.set(True)
+            yield memcached
+            await memcached.aclose()
         case server:
             store = RedisStore(request.getfixturevalue(server).url)
             yield store
