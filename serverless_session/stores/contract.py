@@ -12,11 +12,13 @@ or, any of them, `Failed(error)`. What a store promises, to the corner case:
 
 1. **Versions are the caller's.** 8 random bytes chosen before sending, new at every write, kept in front of the value.
    A server's own number (Memcached's cas, Firestore's update time) is at most a hint for the connection that read it.
-2. **Sending again is safe.** A `Write` whose version already stands there answers `Written`, whatever it expected. So a
-   lost answer is settled by sending the same operation once more on a new connection within the deadline, never by a
-   read (the first copy may still land after the read). If that meets somebody else's version, or is lost too, the
-   outcome is `Failed(WriteUncertain)`. A `Delete` sent again may say `Missing`. With `expect=ANYTHING` nothing can be
-   settled: it is for tools.
+2. **Sending again is safe.** A `Write` whose version already stands there answers `Written`, whatever it expected (and
+   may live longer for it, or not). So a lost answer is settled by sending the same operation once more on a new
+   connection within the deadline, never by a read (the first copy may still land after the read). If that meets
+   somebody else's version, or is lost too, the outcome is `Failed(WriteUncertain)`. A `Delete` sent again may say
+   `Missing`. With `expect=ANYTHING` nothing can be settled: it is for tools. One hole is left: where nothing stands
+   there is no version to move, so a copy of a *creation* (`expect=ABSENT`) whose answer was lost can land, again or
+   late, after somebody has deleted what it created.
 3. **Conflict** shows what stood there at or after the refusal, never the expected version itself.
 4. **Expiry**: never earlier than `ttl` seconds after the write, at most 2 s later; an expired value is never returned,
    even where the server deletes it late. A write that expects a version which has expired and was not replaced may

@@ -22,6 +22,7 @@ from serverless_session.stores import (
     Deleted,
     Failed,
     Found,
+    MemcachedStore,
     MemoryStore,
     Missing,
     Outcome,
@@ -194,8 +195,30 @@ async def test_past_its_end_it_is_missing_though_the_store_still_has_it() -> Non
     assert isinstance(await one(records, Read(key)), Kept)
     clock.advance(0.1)
     assert await one(records, Read(key)) == Missing()
-    assert await one(records, write(records, key, "new")) == Conflict(Missing())
+    assert await one(records, write(records, key, "new")) == Written(), "and what is absent can be created"
+    assert isinstance(await one(records, Read(key)), Kept)
     assert isinstance(await store.read(key), Found)
+
+
+async def test_of_many_that_create_over_the_dead_one_succeeds(memcached: Server) -> None:
+    """A Memcached holds what has ended for up to 2 s more; nobody has to wait for it, and nobody spins."""
+    clock = ManualClock()
+    store = MemcachedStore(memcached.url)
+    counted = CountingStore(store)
+    records = shared_over(counted, clock=clock).records("session")
+    key = records.key(new_key().encode())
+    assert await one(records, write(records, key, "old", ttl=0.5)) == Written()
+    clock.advance(0.5)
+    assert await one(records, Read(key)) == Missing()
+    counted.reset()
+    outcomes = [await one(records, write(records, key, number)) for number in range(3)]
+    assert outcomes[0] == Written()
+    for refused in outcomes[1:]:
+        assert isinstance(refused, Conflict)
+        assert isinstance(refused.stands, Kept)
+        assert records.unpack(refused.stands.value) == 0
+    assert counted.calls == 2 + 1 + 1
+    await store.aclose()
 
 
 async def test_recorded_bytes_put_back_for_a_year_end_when_they_were_to() -> None:
