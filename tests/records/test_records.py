@@ -208,7 +208,7 @@ async def test_of_many_that_create_over_the_dead_one_succeeds(memcached: Server)
     records = shared_over(counted, clock=clock).records("session")
     key = records.key(new_key().encode())
     assert await one(records, write(records, key, "old", ttl=0.5)) == Written()
-    clock.advance(0.5)
+    clock.advance(0.501)
     assert await one(records, Read(key)) == Missing()
     counted.reset()
     outcomes = [await one(records, write(records, key, number)) for number in range(3)]

@@ -133,7 +133,7 @@ def write(expect: Expected) -> Write:
     return Write("a", b"", ttl=1, version=NEW, expect=expect)
 
 
-SETTLED = [
+SETTLED: list[tuple[Operation, Version | None]] = [
     (write(ABSENT), None),
     (write(ABSENT), OLD),
     (write(OLD), OLD),
@@ -284,7 +284,12 @@ def test_a_read_is_read_again_and_then_fails_for_sure() -> None:
 
 
 def test_what_is_answered_stays_answered_when_the_rest_is_sent_again() -> None:
-    operations = [write(ABSENT), Read("b"), Delete("c", expect=OLD), Write("d", b"", ttl=1, version=NEW, expect=OLD)]
+    operations: list[Operation] = [
+        write(ABSENT),
+        Read("b"),
+        Delete("c", expect=OLD),
+        Write("d", b"", ttl=1, version=NEW, expect=OLD),
+    ]
     attempts: list[list[int]] = []
 
     async def carry(attempt: Attempt, ends: float, again: bool) -> None:
@@ -312,7 +317,8 @@ def test_an_attempt_that_was_given_up_can_neither_send_nor_answer() -> None:
     call = Call(enumerate([write(ABSENT)]), LIMITS, server="store", where="here")
     with call.attempt() as attempt:
         pass
-    for use in (lambda: attempt.send(0), attempt.look, lambda: attempt.answer(0, Written())):
+    uses: list[Callable[[], None]] = [lambda: attempt.send(0), attempt.look, lambda: attempt.answer(0, Written())]
+    for use in uses:
         with pytest.raises(GivenUp):
             use()
     call.broke(LinkBroken("did not answer", timed_out=True), 1.0, last=True)
