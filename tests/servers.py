@@ -81,8 +81,8 @@ def redis_62(*options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def memcached(*options: str) -> Iterator[Server]:
-    """The `memcached` on PATH: 1.6 on Debian."""
+def memcached(*options: str, port: int | None = None) -> Iterator[Server]:
+    """The `memcached` on PATH: 1.6 on Debian. `port`: that of one that has ended."""
     # It refuses to run as root unless told so; any other user would clear the signal that ends it with the tests.
     user = ["-u", "root"] if os.geteuid() == 0 else []
 
@@ -90,7 +90,7 @@ def memcached(*options: str) -> Iterator[Server]:
         return [binary, "-l", LOOPBACK, "-p", str(port), "-U", "0", "-m", "64", *user, *options]
 
     binary = str(_on_path("memcached"))
-    with _running("memcached", "memcached", command, _memcached_identity) as server:
+    with _running("memcached", "memcached", command, _memcached_identity, port) as server:
         yield server
 
 
@@ -105,10 +105,14 @@ def _redis_like(name: str, binary: Path, options: tuple[str, ...]) -> Iterator[S
 
 @contextmanager
 def _running(
-    name: str, scheme: str, command: Callable[[int], list[str]], identity: Callable[[int], tuple[int, str]]
+    name: str,
+    scheme: str,
+    command: Callable[[int], list[str]],
+    identity: Callable[[int], tuple[int, str]],
+    port: int | None = None,
 ) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
-        server = _start(name, scheme, command, identity, Path(folder))
+        server = _start(name, scheme, command, identity, Path(folder), port)
         try:
             yield server
         finally:
@@ -121,11 +125,12 @@ def _start(
     command: Callable[[int], list[str]],
     identity: Callable[[int], tuple[int, str]],
     folder: Path,
+    wanted_port: int | None,
 ) -> Server:
     log = folder / "log"
     give_up_at = time.monotonic() + START_DEADLINE
     while time.monotonic() < give_up_at:
-        port = _free_port()
+        port = wanted_port or _free_port()
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*_dies_with_us(), *command(port)],

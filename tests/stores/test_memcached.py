@@ -1,0 +1,367 @@
+"""What is Memcached's own: its numbers and ours, its clock, several nodes, and threads for a client that blocks."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+
+import pytest
+from pymemcache.client.base import Client
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from serverless_session import LambdaHandler, SessionMiddleware, SharedState
+from serverless_session.deadline import may_block, within
+from serverless_session.errors import StoreTimeout, StoreUnavailable
+from serverless_session.stores import (
+    ABSENT,
+    ANYTHING,
+    Conflict,
+    Delete,
+    Deleted,
+    Failed,
+    Found,
+    MemcachedStore,
+    Missing,
+    Read,
+    Version,
+    Write,
+    Written,
+    new_version,
+)
+from serverless_session.stores import (
+    memcached as module,
+)
+from tests import servers
+from tests.aws.events import Context, event_v2
+from tests.servers import Server
+from tests.stores.conformance import new_key, one, present, write
+from tests.wire import TripCounter
+
+SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
+
+
+@pytest.fixture
+async def store(memcached: Server) -> AsyncIterator[MemcachedStore]:
+    store = MemcachedStore(memcached.url)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+def raw(memcached: Server) -> Iterator[Client]:
+    client = Client(("127.0.0.1", memcached.port), default_noreply=False)
+    yield client
+    client.close()
+
+
+# --- versions are ours, the server's numbers are hints ----------------------------------------------------------------
+
+
+async def test_a_value_is_its_version_followed_by_its_bytes(store: MemcachedStore, raw: Client) -> None:
+    key, version = await present(store, b"value")
+    assert raw.get(key) == version + b"value"
+
+
+async def test_a_restarted_server_that_counts_to_the_same_number_is_not_fooled() -> None:
+    """THREATS 4: a lease held from before the restart must not write over the one taken after it."""
+    with servers.memcached() as server:
+        store, key = MemcachedStore(server.url), new_key()
+        assert await one(store, write(key, b"mine", expect=ABSENT)) == Written()
+        mine = await one(store, Read(key))
+        assert isinstance(mine, Found)
+        number = mine.version.number  # type: ignore[attr-defined]
+        server.kill()
+        with servers.memcached(port=server.port):
+            raw = Client(("127.0.0.1", server.port), default_noreply=False)
+            theirs = new_version()
+            raw.add(key, theirs + b"theirs")
+            while int(raw.gets(key)[1]) < int(number):
+                raw.set(key, theirs + b"theirs")
+            assert raw.gets(key)[1] == number, "the server has come to the same number"
+            raw.close()
+            late = write(key, b"late", expect=mine.version)
+            assert await one(store, late) == Conflict(Found(b"theirs", theirs))
+            assert await one(store, Delete(key, expect=mine.version)) == Conflict(Found(b"theirs", theirs))
+        await store.aclose()
+
+
+async def test_a_number_is_used_only_on_the_connection_that_read_it(memcached: Server) -> None:
+    async with TripCounter.to(memcached.port, scheme="memcached") as wire:
+        store = MemcachedStore(wire.url)
+        key, _ = await present(store)
+        for reopened, trips in ((False, 1), (True, 2)):
+            found = await one(store, Read(key))
+            assert isinstance(found, Found)
+            if reopened:
+                await store.aclose()
+            wire.reset()
+            assert await one(store, write(key, b"old", expect=found.version)) == Written()
+            assert wire.trips == trips
+        await store.aclose()
+
+
+async def test_of_several_idle_connections_the_one_that_read_is_taken(memcached: Server) -> None:
+    async with TripCounter.to(memcached.port, scheme="memcached") as wire:
+        store = MemcachedStore(wire.url, max_connections=4)
+        keys = [(await present(store))[0] for _ in range(4)]
+        found = await asyncio.gather(*(one(store, Read(key)) for key in keys))
+        assert wire.connections > 1
+        for key, stands in zip(keys, found, strict=True):
+            assert isinstance(stands, Found)
+            wire.reset()
+            assert await one(store, write(key, expect=stands.version)) == Written()
+            assert wire.trips == 1
+        await store.aclose()
+
+
+async def test_a_number_that_moved_without_the_version_is_looked_up_again(store: MemcachedStore, raw: Client) -> None:
+    """Somebody's copy wrote the same version again: it still is what is expected."""
+    key, version = await present(store)
+    found = await one(store, Read(key))
+    assert isinstance(found, Found)
+    raw.set(key, version + b"old")
+    assert await one(store, write(key, b"new", expect=found.version)) == Written()
+    found = await one(store, Read(key))
+    assert isinstance(found, Found)
+    raw.set(key, found.version + b"new")
+    assert await one(store, Delete(key, expect=found.version)) == Deleted()
+    assert await one(store, Read(key)) == Missing()
+
+
+async def test_something_else_under_a_key_is_in_the_way_and_never_mistaken(store: MemcachedStore, raw: Client) -> None:
+    key = new_key()
+    raw.set(key, b"abc")
+    short = await one(store, Read(key))
+    assert short == Found(b"", Version(b"abc".ljust(8, b"\0")))
+    assert await one(store, write(key, expect=ABSENT)) == Conflict(short)
+    assert await one(store, write(key, expect=new_version())) == Conflict(short)
+
+
+# --- its clock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ttl", "expire"),
+    [
+        (1e-9, 2),
+        (0.3, 2),
+        (1.0, 2),
+        (1.001, 3),
+        (60.0, 61),
+        (30 * 86_400 - 1.0, 30 * 86_400),
+        (30 * 86_400 - 0.5, 1_800_000_000 + 30 * 86_400 + 1),
+        (30 * 86_400.0, 1_800_000_000 + 30 * 86_400 + 1),
+        (366 * 86_400.0, 1_800_000_000 + 366 * 86_400 + 1),
+        (2**31 - 2 - 1_800_000_000.0, 2**31 - 1),
+        (2**31 - 1 - 1_800_000_000.0, 0),
+        (1e12, 0),
+    ],
+)
+def test_what_memcached_is_told(ttl: float, expire: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second more than asked, for its clock may tick at once; over 30 days a date, after 2038 never."""
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0)
+    assert module._expire(ttl) == expire
+
+
+async def test_the_largest_value_fits_under_the_longest_key(store: MemcachedStore) -> None:
+    key = "x" * 168 + new_key().removeprefix("conformance:") + "y" * 8
+    assert len(key) == 200
+    largest = bytes(store.limits.largest_value_bytes)
+    with within(10.0):
+        operation = Write(key, largest, ttl=60, version=new_version(), expect=ABSENT)
+        assert await one(store, operation) == Written()
+        assert await one(store, Read(key)) == Found(largest, operation.version)
+        assert await one(store, Delete(key, expect=operation.version)) == Deleted()
+
+
+# --- several nodes ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def nodes(count: int) -> Iterator[list[Server]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(servers.memcached()) for _ in range(count)]
+
+
+def url_of(several: list[Server]) -> str:
+    return "memcached://" + ",".join(f"127.0.0.1:{server.port}" for server in several)
+
+
+async def test_keys_are_spread_and_a_call_reaches_all_nodes_at_once() -> None:
+    with nodes(3) as several:
+        async with contextlib.AsyncExitStack() as stack:
+            wires = [await stack.enter_async_context(TripCounter.to(node.port)) for node in several]
+            store = MemcachedStore("memcached://" + ",".join(f"127.0.0.1:{wire.port}" for wire in wires))
+            writes = [write(new_key(), b"%d" % number, expect=ABSENT) for number in range(60)]
+            assert list(await store.perform(*writes)) == [Written()] * 60
+            for wire in wires:
+                wire.reset()
+            found = await store.perform(*(Read(operation.key) for operation in writes))
+            assert list(found) == [Found(operation.value, operation.version) for operation in writes]
+            assert [wire.trips for wire in wires] == [1, 1, 1]
+            assert all(wire.received_bytes > 5 * 50 for wire in wires), "each keeps its share"
+            await store.aclose()
+
+
+async def test_the_order_of_nodes_does_not_matter_and_one_more_takes_only_its_share() -> None:
+    names = ["memcached://a,b,c", "memcached://c:11211,A,b", "memcached://a,b,c,d"]
+    three, same, four = (MemcachedStore(name) for name in names)
+    keys = [new_key() for _ in range(2000)]
+    moved = 0
+    for key in keys:
+        home = three._node_of(key).name
+        assert same._node_of(key).name == home
+        grown = four._node_of(key).name
+        assert grown in (home, "d:11211")
+        moved += grown != home
+    assert 380 < moved < 620
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["threads", "inline"])
+async def test_a_dead_node_is_unavailable_for_its_keys_and_no_other(inline: bool) -> None:
+    may_block.set(inline)
+    with nodes(2) as several:
+        store = MemcachedStore(url_of(several))
+        stood = dict([await present(store) for _ in range(20)])
+        dead = f"127.0.0.1:{several[0].port}"
+        theirs = [key for key in stood if store._node_of(key).name == dead]
+        assert 0 < len(theirs) < 20
+        several[0].kill()
+        for _ in range(3):
+            outcomes = await store.perform(*(Read(key) for key in stood))
+            for (key, version), outcome in zip(stood.items(), outcomes, strict=True):
+                if key in theirs:
+                    assert isinstance(outcome, Failed)
+                    assert type(outcome.error) is StoreUnavailable
+                    assert dead in str(outcome.error)
+                else:
+                    assert outcome == Found(b"old", version)
+        await store.aclose()
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["threads", "inline"])
+async def test_a_silent_node_does_not_take_the_others_time(inline: bool) -> None:
+    may_block.set(inline)
+    with nodes(2) as several:
+        store = MemcachedStore(url_of(several))
+        stood = [await present(store) for _ in range(20)]
+        several[0].pause()
+        begun = time.monotonic()
+        with within(0.4):
+            outcomes = await store.perform(*(Read(key) for key, _ in stood))
+        assert time.monotonic() - begun < 0.8
+        several[0].resume()
+        for (key, version), outcome in zip(stood, outcomes, strict=True):
+            if store._node_of(key).name.endswith(str(several[0].port)):
+                assert isinstance(outcome, Failed)
+                assert type(outcome.error) is StoreTimeout
+            else:
+                assert outcome == Found(b"old", version)
+        await store.aclose()
+
+
+async def visit(request: Request) -> JSONResponse:
+    if request.url.path == "/login":
+        request.session["user"] = "ada"
+    if request.url.path == "/logout":
+        request.session.clear()
+    return JSONResponse(request.session)
+
+
+def shop(shared: SharedState) -> Starlette:
+    app = Starlette(routes=[Route(path, visit) for path in ("/", "/login", "/logout")])
+    app.add_middleware(SessionMiddleware, shared=shared)
+    return app
+
+
+def test_a_node_that_comes_back_never_brings_a_session_back_after_logout() -> None:
+    """THREATS 5: a rehash would have deleted it on another node, and found it again on the first one later."""
+    with nodes(2) as several:
+        shared = SharedState(url_of(several), secret_key=SECRET, timeout=0.3)
+        with TestClient(shop(shared), base_url="https://shop.example") as client:
+            for _ in range(6):  # sessions of both nodes
+                client.cookies.clear()
+                client.get("/login")
+                cookie = {"cookie": f"session={client.cookies['session']}"}
+                for server in several:
+                    server.pause()
+                assert client.get("/logout", headers=cookie).status_code == 503, "it is not confirmed"
+                assert client.get("/", headers=cookie).status_code == 503
+                for server in several:
+                    server.resume()
+                assert client.get("/", headers=cookie).json() == {"user": "ada"}, "nor was it done"
+                assert client.get("/logout", headers=cookie).status_code == 200
+                assert client.get("/", headers=cookie).json() == {}
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def threads_of_memcached() -> int:
+    return sum(thread.name.startswith("memcached") for thread in threading.enumerate())
+
+
+async def test_calls_wait_in_threads_of_their_own_and_no_more_than_connections(memcached: Server) -> None:
+    async with TripCounter.to(memcached.port) as wire:
+        store = MemcachedStore(f"memcached://127.0.0.1:{wire.port}", max_connections=3)
+        key, version = await present(store)
+        outcomes = await asyncio.gather(*(one(store, Read(key)) for _ in range(100)))
+        assert outcomes == [Found(b"old", version)] * 100
+        assert 1 <= wire.connections <= 3
+        assert 1 <= threads_of_memcached() <= 3
+        await store.aclose()
+    give_up_at = time.monotonic() + 2.0
+    while threads_of_memcached():
+        assert time.monotonic() < give_up_at, "closing ends them"
+        await asyncio.sleep(0.01)
+
+
+async def test_where_the_loop_serves_one_request_no_thread_is_started(memcached: Server) -> None:
+    may_block.set(True)
+    store = MemcachedStore(memcached.url)
+    key, version = await present(store)
+    assert await one(store, write(key, b"new", expect=version)) == Written()
+    assert threads_of_memcached() == 0
+    await store.aclose()
+
+
+def test_our_lambda_handler_waits_on_its_own_loop(memcached: Server) -> None:
+    shared = SharedState(memcached.url, secret_key=SECRET)
+    handler = LambdaHandler(shop(shared))
+    answer = handler(event_v2("GET", "/login"), Context())
+    assert answer["statusCode"] == 200
+    cookie = answer["cookies"][0].partition(";")[0]
+    assert handler(event_v2("GET", "/", cookies=(cookie,)), Context())["body"] == '{"user":"ada"}'
+    assert threads_of_memcached() == 0
+    handler.close()
+
+
+async def test_a_cancelled_call_frees_its_thread_at_once() -> None:
+    with servers.memcached() as server:
+        store = MemcachedStore(server.url, max_connections=2)
+        key, version = await present(store)
+        server.pause()
+        with within(30.0):
+            calls = [asyncio.ensure_future(one(store, Read(key))) for _ in range(8)]
+            await asyncio.sleep(0.1)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        server.resume()
+        begun = time.monotonic()
+        assert await one(store, Read(key)) == Found(b"old", version)
+        assert time.monotonic() - begun < 0.5
+        await store.aclose()
+
+
+async def test_what_expects_anything_is_sent_as_it_is(store: MemcachedStore) -> None:
+    key = new_key()
+    assert await one(store, write(key, expect=ANYTHING, look_first=True)) == Written()
+    assert await one(store, Delete(key, expect=ANYTHING)) == Deleted()
+    assert await one(store, Delete(key, expect=ANYTHING)) == Missing()
