@@ -46,7 +46,9 @@ def test_a_name_brings_only_its_home(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "client"), [("memory://", set()), ("redis://localhost", {"redis"})], ids=["memory", "redis"]
+    ("url", "client"),
+    [("memory://", set()), ("redis://localhost", {"redis"}), ("memcached://localhost", {"pymemcache"})],
+    ids=["memory", "redis", "memcached"],
 )
 def test_only_the_chosen_stores_client_is_imported(url: str, client: set[str]) -> None:
     loaded = modules_after(SESSIONS.format(url=url) + "    middleware._ready()\n")

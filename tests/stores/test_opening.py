@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from serverless_session.errors import ConfigurationError
-from serverless_session.stores import MemoryStore, RedisStore, open_store
+from serverless_session.stores import MemcachedStore, MemoryStore, RedisStore, open_store
 from serverless_session.stores.memory import ENTRY_BYTES
 from serverless_session.stores.opening import open_anew
 
@@ -70,7 +70,7 @@ def test_options_reach_the_store() -> None:
     ("url", "named"),
     [
         ("mysql://user:hunter2@host/db", "mysql://"),
-        ("memcached://host", "memcached://"),
+        ("memcache://host", "memcache://"),
         ("", "an address without a scheme"),
         ("localhost:6379", "an address without a scheme"),
         ("redis:/host", "an address without a scheme"),
@@ -107,26 +107,62 @@ def test_an_address_that_cannot_be_one_is_a_configuration_error(url: str) -> Non
     assert refused.value.__cause__ is None
 
 
-def test_a_missing_client_library_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [name for name in sys.modules if name == "redis" or name.startswith("redis.")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delitem(sys.modules, "serverless_session.stores.redis")
-    monkeypatch.delitem(sys.modules, "serverless_session.stores.redis_links")
-    monkeypatch.setattr(sys, "meta_path", [_NoRedis(), *sys.meta_path])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memcached://",
+        "memcached://user:hunter2@host",
+        "memcached://host:hunter2",
+        "memcached://host:0",
+        "memcached://host:65536",
+        "memcached://host/hunter2",
+        "memcached://host?hunter2",
+        "memcached://one,,two",
+        "memcached://one,two,one:11211",
+        "memcached://::1",
+        "memcached://[hunter2]",
+    ],
+)
+def test_a_memcached_address_that_cannot_be_one_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        open_anew("redis://:hunter2@host")
-    what, _, mend = lines(refused.value)
-    assert refused.value.code == "missing-extra"
-    assert "redis://" in what
-    assert 'pip install "serverless-session[redis]"' in mend
+        open_store(url)
+    assert refused.value.code == "bad-store-url"
+    assert "memcached://h1:11211,h2:11211" in lines(refused.value)[2]
     assert "hunter2" not in str(refused.value)
 
 
-class _NoRedis:
-    """An importer that finds no redis."""
+@pytest.mark.parametrize("url", ["memcached://host", "MEMCACHED://Host:11211/", "memcached://[::1]:11211,10.0.0.1"])
+def test_memcached_addresses(url: str) -> None:
+    assert isinstance(open_anew(url), MemcachedStore)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package", "extra"), [("redis", "redis", "redis"), ("memcached", "pymemcache", "memcached")]
+)
+def test_a_missing_client_library_is_named_with_the_command_that_brings_it(
+    scheme: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = (package, f"serverless_session.stores.{scheme}", f"serverless_session.stores.{scheme}_links")
+    for module in [name for name in sys.modules if name in homes or name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [_No(package), *sys.meta_path])
+    with pytest.raises(ConfigurationError) as refused:
+        open_anew(f"{scheme}://:hunter2@host")
+    what, _, mend = lines(refused.value)
+    assert refused.value.code == "missing-extra"
+    assert f"{scheme}://" in what
+    assert f'pip install "serverless-session[{extra}]"' in mend
+    assert "hunter2" not in str(refused.value)
+
+
+class _No:
+    """An importer that does not find a package."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name.partition(".")[0] == "redis":
+        if name.partition(".")[0] == self._package:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
