@@ -68,20 +68,15 @@ class Links(Generic[LinkT]):
                     ends = now + (ends - now) / 2
                     limit.reschedule(ends)
                 link = self._new() if again else await self._rested_or_new(life)
-                await self._talk(link, talk, ends)
+                try:
+                    await talk(link, ends)
+                except BaseException as error:
+                    await link.drop()
+                    if isinstance(error, LinkBroken):
+                        await self.rest()
+                    raise
         except TimeoutError:
             raise LinkBroken("did not answer", timed_out=True) from None
-
-    async def _talk(self, link: LinkT, talk: Callable[[LinkT, float], Awaitable[None]], ends: float) -> None:
-        try:
-            await talk(link, ends)
-        except LinkBroken:
-            await link.drop()
-            await self.rest()
-            raise
-        except BaseException:
-            await link.drop()
-            raise
         if self._open:
             self._idle.append((link, time.time()))
         else:  # closed while this was on its way

@@ -24,7 +24,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -129,12 +129,12 @@ class _Node:
         self.links = LinksByLoop(links)
 
     async def settle(self, call: Call, allowed: float, *, here: bool) -> None:
-        async def carry(attempt: Attempt, ends: float, again: bool) -> None:
-            async def talk(link: MemcachedLink, ends: float) -> None:
-                await link.run(lambda link: _Conversation(link, attempt).hold(), ends, here=here)
+        def carry(attempt: Attempt, ends: float, again: bool) -> Awaitable[None]:
+            def talk(link: MemcachedLink, ends: float) -> Awaitable[None]:
+                return link.run(lambda link: _Conversation(link, attempt).hold(), ends, here=here)
 
             life = next((version.life for version in _hints(attempt.waiting.values())), None)
-            await self.links.here().carry(talk, ends, again=again, life=life)
+            return self.links.here().carry(talk, ends, again=again, life=life)
 
         await settle(call, carry, allowed=allowed)
 

@@ -9,7 +9,7 @@ connection.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -91,8 +91,8 @@ class RedisStore(Store):
         refuse_repeated_keys(operations)
         call = Call(enumerate(operations), self.limits, server="redis", where=self._where)
 
-        async def carry(attempt: Attempt, ends: float, again: bool) -> None:
-            await self._links.here().carry(lambda link, _: _exchange(link, attempt), ends, again=again)
+        def carry(attempt: Attempt, ends: float, again: bool) -> Awaitable[None]:
+            return self._links.here().carry(lambda link, _: _exchange(link, attempt), ends, again=again)
 
         await settle(call, carry, allowed=max(time_left(), 0.0))
         return [call.outcomes[place] for place in range(len(operations))]

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
 
 from serverless_session.errors import StoreTimeout, StoreUnavailable, WriteUncertain
 from serverless_session.stores.contract import (
@@ -72,16 +71,9 @@ class Call:
             else:
                 self.waiting[place] = operation
 
-    @contextmanager
-    def attempt(self) -> Iterator[Attempt]:
-        """One attempt. Leaving it by whatever way gives it up: what it sent and was not answered is in doubt."""
-        attempt = Attempt(self, self._lock, frozenset(self._in_doubt))
-        try:
-            yield attempt
-        finally:
-            with self._lock:
-                attempt.open = False
-                self._in_doubt |= attempt.unanswered
+    def attempt(self) -> Attempt:
+        """Another attempt at what waits. Whoever makes it gives it up in the end."""
+        return Attempt(self, self._lock, self._in_doubt)
 
     def broke(self, broken: LinkBroken, allowed: float, *, last: bool) -> None:
         """An attempt broke; unless it was the `last`, leave waiting what may be sent (again). `allowed`: seconds."""
@@ -104,32 +96,38 @@ class Call:
 class Attempt:
     """One copy of what waits, over one connection."""
 
-    def __init__(self, call: Call, lock: threading.Lock, in_doubt: frozenset[int]) -> None:
+    def __init__(self, call: Call, lock: threading.Lock, in_doubt: set[int]) -> None:
         self._call = call
         self._lock = lock
         self._in_doubt = in_doubt
+        self._unanswered: set[int] = set()
+        self._is_open = True
         self.waiting = dict(call.waiting)
-        self.unanswered: set[int] = set()
-        self.open = True
-        self.used = False
+        self.is_used = False
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more. What it sent and was not answered is in doubt."""
+        with self._lock:
+            self._is_open = False
+            self._in_doubt |= self._unanswered
 
     def send(self, *places: int) -> None:
         """From here on these may be carried out. Raises `GivenUp` if nobody waits for them any more."""
         with self._lock:
             self._must_be_open()
-            self.used = True
-            self.unanswered.update(place for place in places if not isinstance(self.waiting[place], Read))
+            self.is_used = True
+            self._unanswered.update([place for place in places if not isinstance(self.waiting[place], Read)])
 
     def look(self) -> None:
         """Something is about to be read on the way to sending. Raises `GivenUp` as `send` does."""
         with self._lock:
             self._must_be_open()
-            self.used = True
+            self.is_used = True
 
     def nothing_was_done(self) -> None:
         """The server refused what was sent and not answered."""
         with self._lock:
-            self.unanswered.clear()
+            self._unanswered.clear()
 
     def is_in_doubt(self, place: int) -> bool:
         """May an earlier copy have been carried out?"""
@@ -145,10 +143,10 @@ class Attempt:
                 )
             self._call.outcomes[place] = outcome
             del self._call.waiting[place]
-            self.unanswered.discard(place)
+            self._unanswered.discard(place)
 
     def _must_be_open(self) -> None:
-        if not self.open:
+        if not self._is_open:
             raise GivenUp
 
 
@@ -162,14 +160,16 @@ async def settle(call: Call, carry: Callable[[Attempt, float, bool], Awaitable[N
     for again in (False, True):
         if not call.waiting:
             return
-        with call.attempt() as attempt:
-            try:
-                await carry(attempt, ends, again)
-            except LinkBroken as error:
-                broken = error
-                if broken.refused:
-                    attempt.nothing_was_done()
-            else:
-                return
+        attempt = call.attempt()
+        try:
+            await carry(attempt, ends, again)
+        except LinkBroken as error:
+            broken = error
+            if broken.refused:
+                attempt.nothing_was_done()
+        else:
+            return
+        finally:
+            attempt.give_up()
         # What was never sent, or refused as a whole, will not fare better now.
-        call.broke(broken, allowed, last=again or broken.refused or not attempt.used)
+        call.broke(broken, allowed, last=again or broken.refused or not attempt.is_used)

@@ -224,7 +224,7 @@ def broken_refusals(self: Attempt, place: int, outcome: Outcome) -> None:
     """As if a refusal of the second copy proved something."""
     self._call.outcomes[place] = outcome
     del self._call.waiting[place]
-    self.unanswered.discard(place)
+    self._unanswered.discard(place)
 
 
 def broken_doubt(self: Call, broken: LinkBroken, allowed: float, *, in_doubt: bool) -> StoreUnavailable:
@@ -315,8 +315,8 @@ def test_what_is_answered_stays_answered_when_the_rest_is_sent_again() -> None:
 def test_an_attempt_that_was_given_up_can_neither_send_nor_answer() -> None:
     """A thread that its caller has left behind must not carry out what the caller was told is not."""
     call = Call(enumerate([write(ABSENT)]), LIMITS, server="store", where="here")
-    with call.attempt() as attempt:
-        pass
+    attempt = call.attempt()
+    attempt.give_up()
     uses: list[Callable[[], None]] = [lambda: attempt.send(0), attempt.look, lambda: attempt.answer(0, Written())]
     for use in uses:
         with pytest.raises(GivenUp):
