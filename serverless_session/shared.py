@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from typing import ClassVar, Final, Literal
 
 from serverless_session.codec.keys import KeyRing, SecretKey, hkdf_expand, hkdf_extract, reveal, weakness_of
-from serverless_session.codec.serializers import JSON, Packer, Serializer
+from serverless_session.codec.packing import COMPRESS_ABOVE_BYTES, Packer
+from serverless_session.codec.serializers import Serializer, serializer_for
 from serverless_session.deadline import DEFAULT_SECONDS, Clock, Duration, SystemClock, seconds
 from serverless_session.errors import ConfigurationError
 from serverless_session.records.records import Records
@@ -40,8 +41,9 @@ class SharedState:
     `store`: a URL (`redis://host`, `memory://`, ...) or a `Store`. `secret_key`: seals what is stored, 32 characters or
     more (`serverless-session keygen` makes one), or a `KeyRing`; `secret_key_fallbacks` only open, for rotation.
     `namespace`: tells apps apart that share a store and a secret ("app" unless given). `address_key`: also hides from a
-    reader of the store which key belongs to whom; never rotated. `serializer`: JSON, or your own. `timeout`: seconds or
-    `timedelta` that one store call may take, 1 s unless given. `clock`: for tests.
+    reader of the store which key belongs to whom; never rotated. `serializer`: "json", "msgpack", or your own.
+    `compress_above_bytes`: from which size on the features that compress do so; sessions never are. `timeout`: seconds
+    or `timedelta` that one store call may take, 1 s unless given. `clock`: for tests.
 
     What is not given is read from `SERVERLESS_SESSION_STORE`, `_SECRET_KEY`, `_SECRET_KEY_FALLBACKS`, `_NAMESPACE` and
     `_TIMEOUT`. Without any store: `memory://`, except on a serverless platform, where that is an error. Without a
@@ -58,7 +60,8 @@ class SharedState:
         secret_key_fallbacks: Sequence[SecretKey] = (),
         namespace: str | None = None,
         address_key: SecretKey | None = None,
-        serializer: Serializer | Literal["json"] = "json",
+        serializer: Serializer | Literal["json", "msgpack"] = "json",
+        compress_above_bytes: int | None = COMPRESS_ABOVE_BYTES,
         timeout: Duration | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -83,16 +86,9 @@ class SharedState:
                 looked_at="secret_key=, secret_key_fallbacks=",
                 mend="KeyRing(seal=NEW, open=[OLD]) alone",
             )
-        if serializer != "json" and (
-            not isinstance(serializer, Serializer) or (serializer is not JSON and serializer.name == JSON.name)
-        ):
-            raise ConfigurationError(
-                "bad-serializer",
-                'the serializer is neither "json" nor a Serializer with a name of its own',
-                looked_at="serializer=",
-                mend='"json", or Serializer(name, dumps, loads) from serverless_session.codec',
-            )
-        self._serializer = JSON if serializer == "json" else serializer
+        self._given_serializer = serializer
+        self._serializer = serializer_for(serializer)
+        self._compress_above = _checked_size(compress_above_bytes)
         self._overrides: list[tuple[Store, Clock | None]] = []
         self._lock = threading.RLock()
         self._ready = False
@@ -119,7 +115,8 @@ class SharedState:
             secret_key_fallbacks=self._given_fallbacks,
             namespace=namespace if namespace is not None else self._given_namespace,
             address_key=self._address_secret,
-            serializer=serializer if serializer is not None else self._serializer,
+            serializer=serializer if serializer is not None else self._given_serializer,
+            compress_above_bytes=self._compress_above,
             timeout=timeout if timeout is not None else self._given_timeout,
             clock=self._given_clock,
         )
@@ -143,10 +140,10 @@ class SharedState:
         if self._ready or self._overrides:
             await self.store.aclose()
 
-    def records(self, purpose: str) -> Records:
-        """The records of one purpose, for a feature."""
+    def records(self, purpose: str, *, compress: bool = False) -> Records:
+        """The records of one purpose, for a feature. `compress`: never where sizes could tell secrets."""
         self.check()
-        return Records(self, purpose)
+        return Records(self, purpose, compress=compress)
 
     # --- what features and records read -------------------------------------------------------------------------------
 
@@ -214,7 +211,7 @@ class SharedState:
             self._timeout = self._given_timeout
         else:
             self._timeout = _timeout_of(environment.get("TIMEOUT"))
-        self._packer = Packer(self._serializer)
+        self._packer = Packer(self._serializer, compress_above_bytes=self._compress_above)
         defaults: list[str] = []
         self._store = self._settle_store(environment.get("STORE"), defaults)
         self._key_ring = self._settle_keys(environment, defaults)
@@ -324,6 +321,17 @@ def _checked_namespace(namespace: str, looked_at: str) -> str:
             mend="1-64 characters of A-Za-z0-9._=~- that begin neither with '.' nor '__'",
         )
     return namespace
+
+
+def _checked_size(size: int | None) -> int | None:
+    if size is not None and (not isinstance(size, int) or size < 0):
+        raise ConfigurationError(
+            "bad-size",
+            "what is compressed begins at a number of bytes",
+            looked_at="compress_above_bytes=",
+            mend="compress_above_bytes=1024, or None: nothing is compressed",
+        )
+    return size
 
 
 def _checked_timeout(timeout: Duration, looked_at: str) -> float:

@@ -7,7 +7,19 @@ import textwrap
 
 import pytest
 
-HEAVY = ("cryptography", "fakeredis", "fastapi", "mangum", "pymemcache", "redis", "rich", "starlette", "valkey")
+CLIENTS = ("fakeredis", "pymemcache", "redis", "valkey")
+HEAVY = ("cryptography", "fastapi", "mangum", "msgpack", "rich", "starlette", *CLIENTS)
+    "cryptography",
+    "fakeredis",
+    "fastapi",
+    "mangum",
+    "msgpack",
+    "pymemcache",
+    "redis",
+    "rich",
+    "starlette",
+    "valkey",
+)
 
 BASE = """
     import asyncio

@@ -10,6 +10,7 @@ itself.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
@@ -17,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serverless_session.codec.keys import KeyRing
+from serverless_session.codec.packing import Packer
 from serverless_session.codec.sealing import Sealer, length_prefixed
-from serverless_session.codec.serializers import Packer
 from serverless_session.deadline import Clock, within
 from serverless_session.errors import UnreadableValue
 from serverless_session.stores.contract import (
@@ -62,15 +63,18 @@ class Kept(Found):
 
 
 class Records:
-    """The records of one purpose. `purpose` is part of every key and of what the seal authenticates."""
+    """The records of one purpose. `purpose` is part of every key and of what the seal authenticates.
 
-    def __init__(self, shared: Shared, purpose: str) -> None:
+    `compress`: large values are; never for sessions and claims, whose sizes would tell what is in them.
+    """
+
+    def __init__(self, shared: Shared, purpose: str, *, compress: bool = False) -> None:
         self._shared = shared
         self._purpose = purpose
         self._sealer = Sealer(shared.key_ring, namespace=shared.namespace, purpose=purpose)
         self._prefix = f"{shared.namespace}:{purpose}:"
         self._address_key = shared.address_key
-        self.pack = shared.packer.pack
+        self.pack: Callable[[object], bytes] = functools.partial(shared.packer.pack, compress=compress)
         self.unpack: Callable[[bytes], Any] = shared.packer.unpack
 
     def key(self, *parts: bytes) -> str:

@@ -11,8 +11,9 @@ from starlette.datastructures import Secret
 
 from serverless_session.codec import KeyRing
 from serverless_session.codec.keys import KEY_ID_BYTES, hkdf_expand, hkdf_extract
+from serverless_session.codec.packing import Packer
 from serverless_session.codec.sealing import OVERHEAD_BYTES, Opened, Sealer, length_prefixed
-from serverless_session.codec.serializers import JSON, Packer, Serializer
+from serverless_session.codec.serializers import JSON, Serializer
 from serverless_session.codec.xaes import XAES256GCM
 from serverless_session.errors import (
     ConfigurationError,

@@ -17,10 +17,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from serverless_session.codec.serializers import DEPTH, JSON, Packer, Serializer, first_difference
+from serverless_session.codec.messagepack import MESSAGEPACK
+from serverless_session.codec.packing import Packer
+from serverless_session.codec.serializers import JSON, Serializer, first_difference
+from serverless_session.codec.tagging import DEPTH
 from serverless_session.errors import DamagedValue, UnknownFormat, ValueNotSerializable
 
 PACKER = Packer(JSON)
+MSGPACKER = Packer(MESSAGEPACK)
+both = pytest.mark.parametrize("packer", [PACKER, MSGPACKER], ids=["json", "msgpack"])
 PICKLE = Serializer("pickle", pickle.dumps, pickle.loads)
 
 
@@ -85,6 +90,7 @@ values = st.recursive(
 )
 
 
+@both
 @given(values)
 @settings(deadline=None, max_examples=400)
 @example({"$": "set", "v": [1]})
@@ -99,18 +105,19 @@ values = st.recursive(
 @example({frozenset({(1, frozenset({b"x"})), ("a",)}), (1, 2.0, "3"), None, True})
 @example([datetime.min, datetime.max, date.min, date.max, time.min, time.max, timedelta.min, timedelta.max])  # noqa: DTZ901
 @example([datetime(2026, 11, 24, 1, 2, 3, 4, UTC), time(1, 2, tzinfo=timezone(timedelta(hours=-3, seconds=1)))])
-def test_what_is_stored_comes_back_equal_type_for_type(value: object) -> None:
-    packed = PACKER.pack(value)
-    back = PACKER.unpack(packed)
+def test_what_is_stored_comes_back_equal_type_for_type(packer: Packer, value: object) -> None:
+    packed = packer.pack(value)
+    back = packer.unpack(packed)
     assert same(back, value)
-    assert PACKER.pack(back) == packed, "and packs to the same bytes"
+    assert packer.pack(back) == packed, "and packs to the same bytes"
 
 
+@both
 @given(values)
 @settings(deadline=None, max_examples=100)
-def test_packing_changes_nothing_in_the_value(value: object) -> None:
+def test_packing_changes_nothing_in_the_value(packer: Packer, value: object) -> None:
     copy = pickle.loads(pickle.dumps(value))
-    PACKER.pack(value)
+    packer.pack(value)
     assert same(value, copy)
 
 
@@ -120,6 +127,10 @@ def test_what_the_format_is() -> None:
     assert PACKER.pack(("é",)) == b'\0\x04json{"$":"tuple","v":["\xc3\xa9"]}'
     assert PACKER.pack({"$": b"x"}) == b'\0\x04json{"$":"dict","v":[["$",{"$":"bytes","v":"eA=="}]]}'
     assert PACKER.pack({3, 1, 2}) == b'\0\x04json{"$":"set","v":[1,2,3]}'
+    assert MSGPACKER.pack({"a": 1}) == b"\0\x07msgpack\x81\xa1a\x01"
+    assert MSGPACKER.pack(b"x") == b"\0\x07msgpack\xc4\x01x"
+    assert MSGPACKER.pack(("é",)) == b"\0\x07msgpack\x82\xa1$\xa5tuple\xa1v\x91\xa2\xc3\xa9"
+    assert MSGPACKER.pack(2**64) == b"\0\x07msgpack\x82\xa1$\xa3int\xa1v\xb418446744073709551616"
 
 
 # --- what is refused, by the path of keys, never with the value -------------------------------------------------------
@@ -145,6 +156,7 @@ class Number(int):
 Pair = namedtuple("Pair", "a b")
 
 
+@both
 @pytest.mark.parametrize(
     ("value", "named"),
     [
@@ -164,33 +176,35 @@ Pair = namedtuple("Pair", "a b")
         (object(), "object"),
     ],
 )
-def test_other_types_are_refused_by_the_path_that_leads_there(value: object, named: str) -> None:
+def test_other_types_are_refused_by_the_path_that_leads_there(packer: Packer, value: object, named: str) -> None:
     for around, path in (
         (value, ()),
         ({"user": {"list": [0, value]}}, ("user", "list", 1)),
         ({"a": ({"b": value},)}, ("a", 0, "b")),
         ({"$": [value]}, ("$", 0)),
     ):
-        error = refusal(around)
+        error = refusal(around, packer)
         assert error.path == path
         assert "the value" + "".join(f"[{part!r}]" for part in path) in str(error)
         assert named in error.why
         assert "HUNTER2" not in str(error)
 
 
+@both
 @pytest.mark.parametrize("value", [Level.HUNTER2, Word("HUNTER2"), Pair(1, 2)])
-def test_items_of_sets_are_looked_at_too(value: object) -> None:
-    assert refusal({"s": {value}}).path[0] == "s"
-    assert refusal({"s": frozenset({value})}).path[0] == "s"
-    assert "HUNTER2" not in str(refusal({"s": {value}}))
+def test_items_of_sets_are_looked_at_too(packer: Packer, value: object) -> None:
+    assert refusal({"s": {value}}, packer).path[0] == "s"
+    assert refusal({"s": frozenset({value})}, packer).path[0] == "s"
+    assert "HUNTER2" not in str(refusal({"s": {value}}, packer))
 
 
+@both
 @pytest.mark.parametrize(
     ("key", "shown"),
     [(7, 7), (Level.HUNTER2, "?"), (Word("HUNTER2"), "?"), (None, "?"), (True, "?"), ((1, 2), "?"), (b"HUNTER2", "?")],
 )
-def test_keys_are_str(key: object, shown: object) -> None:
-    error = refusal({"cart": {key: "HUNTER2"}})
+def test_keys_are_str(packer: Packer, key: object, shown: object) -> None:
+    error = refusal({"cart": {key: "HUNTER2"}}, packer)
     assert error.path == ("cart", shown)
     assert "is a key of type" in error.why
     assert "str keys" in error.mend
@@ -222,34 +236,38 @@ def nested(levels: int, kind: Any = list) -> Any:
     return value
 
 
+@both
 @pytest.mark.parametrize("kind", [list, dict, tuple])
-def test_nesting_has_an_end(kind: type) -> None:
+def test_nesting_has_an_end(packer: Packer, kind: type) -> None:
     deep = nested(DEPTH, kind)
-    assert PACKER.unpack(PACKER.pack(deep)) == deep
-    error = refusal(nested(100_000, kind))
+    assert packer.unpack(packer.pack(deep)) == deep
+    error = refusal(nested(100_000, kind), packer)
     assert "nested more than 100 levels deep" in error.why
     assert len(error.path) > DEPTH
     assert "[...]" in str(error)
     assert len(str(error)) < 400
 
 
-def test_a_value_inside_itself_is_refused() -> None:
+@both
+def test_a_value_inside_itself_is_refused(packer: Packer) -> None:
     mapping: dict[str, Any] = {"a": 1}
     mapping["self"] = mapping
-    assert "nested more than" in refusal(mapping).why
+    assert "nested more than" in refusal(mapping, packer).why
     items: list[Any] = [1]
     items.append((items,))
-    assert "nested more than" in refusal(items).why
+    assert "nested more than" in refusal(items, packer).why
 
 
+@both
 @pytest.mark.parametrize("value", [10**5000, [10**5000], {"a": {10**5000}}, (10**5000, {"$": 1})], ids=type)
-def test_an_integer_that_python_would_not_print_is_refused(value: object) -> None:
-    assert "4,300 digits" in refusal(value).why
+def test_an_integer_that_python_would_not_print_is_refused(packer: Packer, value: object) -> None:
+    assert "4,300 digits" in refusal(value, packer).why
 
 
-def test_the_largest_integers_come_back() -> None:
+@both
+def test_the_largest_integers_come_back(packer: Packer) -> None:
     value = [10**4299, -(10**4299), {10**4299}]
-    assert PACKER.unpack(PACKER.pack(value)) == value
+    assert packer.unpack(packer.pack(value)) == value
 
 
 def test_an_error_can_be_seen_from_further_down() -> None:
@@ -290,7 +308,7 @@ def test_a_type_of_a_later_release_is_an_unknown_format() -> None:
         PACKER.unpack(b'\0\x04json{"a":{"$":"fraction","v":[1,2]}}')
 
 
-@pytest.mark.parametrize("head", [b"\1\x04json", b"\0\x04cbor", b"\0\x06orjson", b"\0\x00", b"\xff\xff"])
+@pytest.mark.parametrize("head", [b"\2\x04json", b"\0\x04cbor", b"\0\x06orjson", b"\0\x00", b"\xff\xff"])
 def test_another_serializer_or_a_compression_is_an_unknown_format(head: bytes) -> None:
     with pytest.raises(UnknownFormat, match="by a serializer, or compressed in a way, unknown here"):
         PACKER.unpack(head + b'{"a":1}')
@@ -298,10 +316,12 @@ def test_another_serializer_or_a_compression_is_an_unknown_format(head: bytes) -
 
 def test_sets_give_the_same_bytes_in_every_process() -> None:
     program = (
-        "from serverless_session.codec.serializers import JSON, Packer\n"
+        "from serverless_session.codec.messagepack import MESSAGEPACK\n"
+        "from serverless_session.codec.packing import Packer\n"
+        "from serverless_session.codec.serializers import JSON\n"
         "mixed = {'b', 'a', 'c', 1, 2.5, None, b'x', ('t', 1), frozenset({'z', 'y', 'x'})}\n"
         "value = {'s': mixed, 'f': frozenset('hello')}\n"
-        "print(Packer(JSON).pack(value).hex())\n"
+        "print(Packer(JSON).pack(value).hex(), Packer(MESSAGEPACK).pack(value).hex())\n"
     )
     seen = set()
     for seed in ("0", "1", "2", "3", "4"):

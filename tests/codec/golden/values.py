@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 from serverless_session.codec import KeyRing
@@ -19,7 +20,7 @@ ENDS_AT = 1_900_000_000.125
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """`secret`: the one that sealed it."""
+    """`secret`: the one that sealed it. `compress`: whether it was asked for."""
 
     name: str
     value: object
@@ -28,6 +29,8 @@ class Golden:
     key: str = "app:session:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"
     secret: str = SECRET
     ends_at: float = ENDS_AT
+    serializer: Literal["json", "msgpack"] = "json"
+    compress: bool = False
 
     @property
     def path(self) -> Path:
@@ -59,6 +62,8 @@ EVERY_TYPE = {
     "v": {"v": 1},
 }
 
+MENU = {"dishes": [{"id": number, "name": f"dish {number}", "photo": bytes((number,)) * 20} for number in range(60)]}
+
 GOLDEN = [
     Golden(name="1-every-type", value=EVERY_TYPE),
     Golden(name="1-empty-mapping", value={}),
@@ -73,4 +78,7 @@ GOLDEN = [
         key="shop.eu-1:idempotency:LPJNul-wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ",
     ),
     Golden(name="1-large", value={"text": "x" * 20_000}, ends_at=0.001),
+    Golden(name="1-msgpack-every-type", value=EVERY_TYPE, serializer="msgpack"),
+    Golden(name="1-compressed-json", value=MENU, purpose="cache", compress=True),
+    Golden(name="1-compressed-msgpack", value=MENU, purpose="cache", serializer="msgpack", compress=True),
 ]
