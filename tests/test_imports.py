@@ -9,17 +9,6 @@ import pytest
 
 CLIENTS = ("fakeredis", "pymemcache", "redis", "valkey")
 HEAVY = ("cryptography", "fastapi", "mangum", "msgpack", "rich", "starlette", *CLIENTS)
-    "cryptography",
-    "fakeredis",
-    "fastapi",
-    "mangum",
-    "msgpack",
-    "pymemcache",
-    "redis",
-    "rich",
-    "starlette",
-    "valkey",
-)
 
 BASE = """
     import asyncio
