@@ -82,14 +82,18 @@ def redis_62(*options: str) -> Iterator[Server]:
 
 @contextmanager
 def memcached(*options: str, port: int | None = None) -> Iterator[Server]:
-    """The `memcached` on PATH: 1.6 on Debian. `port`: that of one that has ended."""
+    """The `memcached` on PATH: 1.6 on Debian. `port`: that of one that has ended.
+
+    With `-Z` among the options it speaks TLS on further addresses (`-l`), and plainly on its own.
+    """
     # It refuses to run as root unless told so; any other user would clear the signal that ends it with the tests.
     user = ["-u", "root"] if os.geteuid() == 0 else []
 
     def command(port: int) -> list[str]:
-        return [binary, "-l", LOOPBACK, "-p", str(port), "-U", "0", "-m", "64", *user, *options]
+        return [binary, "-l", f"{plainly}{LOOPBACK}:{port}", "-U", "0", "-m", "64", *user, *options]
 
     binary = str(_on_path("memcached"))
+    plainly = "notls:" if "-Z" in options else ""
     with _running("memcached", "memcached", command, _memcached_identity, port) as server:
         yield server
 

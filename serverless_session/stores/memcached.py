@@ -20,13 +20,14 @@ deleted meanwhile, so it is flushed first. An answer that was lost is settled by
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import math
 import re
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serverless_session.deadline import may_block, time_left
 from serverless_session.errors import ConfigurationError, StoreUnavailable, WriteUncertain
@@ -54,6 +55,9 @@ from serverless_session.stores.links import Links, LinksByLoop
 from serverless_session.stores.memcached_links import MemcachedLink, Refused
 from serverless_session.stores.settling import Attempt, Call, settle
 
+if TYPE_CHECKING:
+    import ssl
+
 LARGEST_VALUE_BYTES: Final = 1024 * 1024 - 1024
 """What a server with the default `-I 1m` takes in any case: 1,048,316 bytes with a key of 200 characters, measured."""
 
@@ -73,16 +77,26 @@ _MENDS: Final = {
 
 
 class MemcachedStore(Store):
-    """Keeps everything in one or several Memcached servers: `memcached://h1:11211,h2:11211`.
+    """Keeps everything in one or several Memcached servers: `memcached://h1:11211,h2:11211`; `memcacheds://` with TLS.
 
     Every copy of an app must name the same nodes in the same words: the name decides which keys are whose.
     `max_connections`: the most that one event loop opens to each, and threads; further callers wait inside their
-    deadline. `largest_value_bytes`: for servers that run with `-I`. Raises `ConfigurationError` for an address that
-    cannot be one. It may forget: by eviction, and when a server restarts.
+    deadline. `largest_value_bytes`: for servers that run with `-I`. `tls`: the context for `memcacheds://`, by default
+    the machine's trusted authorities (or those in the file that `SSL_CERT_FILE` names). Raises `ConfigurationError` for
+    an address that cannot be one. It may forget: by eviction, and when a server restarts.
     """
 
-    def __init__(self, url: str, *, max_connections: int = 8, largest_value_bytes: int = LARGEST_VALUE_BYTES) -> None:
-        self._nodes = [_Node(host, port, max_connections) for host, port in _addresses(url)]
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_connections: int = 8,
+        largest_value_bytes: int = LARGEST_VALUE_BYTES,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        addresses, with_tls = _addresses(url)
+        context = (lambda: tls or _default_tls()) if with_tls else None
+        self._nodes = [_Node(host, port, max_connections, context) for host, port in addresses]
         self.limits = Limits(largest_value_bytes=largest_value_bytes, may_forget=True)
 
     async def aclose(self) -> None:
@@ -117,13 +131,15 @@ class MemcachedStore(Store):
 class _Node:
     """One server, which keeps the keys that hash to its name."""
 
-    def __init__(self, host: str, port: int, most: int) -> None:
+    def __init__(self, host: str, port: int, most: int, tls: Callable[[], ssl.SSLContext] | None) -> None:
         self.name = f"{host}:{port}"
 
         def links() -> Links[MemcachedLink]:
             threads = ThreadPoolExecutor(most, thread_name_prefix="memcached")
             return Links(
-                lambda: MemcachedLink(host.strip("[]"), port, threads), most, close=lambda: threads.shutdown(wait=False)
+                lambda: MemcachedLink(host.strip("[]"), port, threads, tls),
+                most,
+                close=lambda: threads.shutdown(wait=False),
             )
 
         self.links = LinksByLoop(links)
@@ -301,20 +317,28 @@ def _expire(ttl: float) -> int:
     return date if date <= _LAST_DATE else 0  # never, rather than at once
 
 
-def _addresses(url: str) -> list[tuple[str, int]]:
+@functools.cache
+def _default_tls() -> ssl.SSLContext:
+    """Made once, when first needed: reading the machine's authorities takes 20 ms."""
+    import ssl
+
+    return ssl.create_default_context()
+
+
+def _addresses(url: str) -> tuple[list[tuple[str, int]], bool]:
+    """Hosts and ports, and whether with TLS."""
     scheme, _, names = url.partition("://")
     found = [_NODE.fullmatch(name) for name in names.removesuffix("/").split(",")]
     nodes = [(node["host"].lower(), int(node["port"] or _DEFAULT_PORT)) for node in found if node is not None]
     if (
-        scheme.lower() != "memcached"
-        or None in found
-        or len(set(nodes)) < len(found)
-        or any(not 0 < port < 65536 for _, port in nodes)
+        scheme.lower() not in ("memcached", "memcacheds")
+        or len(set(nodes)) < len(found)  # one of them is none, or stands there twice
+        or not all(0 < port < 65536 for _, port in nodes)
     ):
         raise ConfigurationError(
             "bad-store-url",
             "the addresses of the Memcached servers cannot be read",
             looked_at="the store's URL",
-            mend="memcached://host[:port], or memcached://h1:11211,h2:11211 for several, each once",
+            mend="memcached://host[:port], memcached://h1:11211,h2:11211 for several, memcacheds://... for TLS",
         )
-    return nodes
+    return nodes, scheme.lower() == "memcacheds"

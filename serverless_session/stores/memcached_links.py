@@ -21,13 +21,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheClientError, MemcacheServerError, MemcacheUnexpectedCloseError
 
 from serverless_session.stores.links import CONNECT_SECONDS
 from serverless_session.stores.settling import GivenUp, LinkBroken
+
+if TYPE_CHECKING:
+    import ssl
 
 Sent = Callable[[], None]
 """Called in the last moment before a command leaves; may raise to stop it."""
@@ -40,18 +43,24 @@ class Refused(Exception):
 
 
 class MemcachedLink:
-    """One connection to `host`:`port`, opened at its first command; `threads` are where commands wait for answers."""
+    """One connection to `host`:`port`, opened at its first command.
 
-    def __init__(self, host: str, port: int, threads: ThreadPoolExecutor) -> None:
+    `threads`: where commands wait for answers. `tls`: gives the context of a connection with TLS.
+    """
+
+    def __init__(
+        self, host: str, port: int, threads: ThreadPoolExecutor, tls: Callable[[], ssl.SSLContext] | None
+    ) -> None:
         self._host, self._port = host, port
         self._threads = threads
+        self._tls = tls
         self._lock = threading.Lock()
         self._busy = self._dropped = False
         self._begin()
 
     def _begin(self) -> None:
         self.life: object = object()
-        self._wire = _Wire()
+        self._wire = _Wire(self._host, self._tls)
         self._client = Client(
             (self._host, self._port),
             socket_module=self._wire,
@@ -146,7 +155,9 @@ class _Wire:
 
     AF_UNSPEC, SOCK_STREAM, IPPROTO_TCP = socket.AF_UNSPEC, socket.SOCK_STREAM, socket.IPPROTO_TCP
 
-    def __init__(self) -> None:
+    def __init__(self, host: str, tls: Callable[[], ssl.SSLContext] | None) -> None:
+        self._host = host
+        self._tls = tls
         self.ends = 0.0
         self.about_to_send: Sent = lambda: None
         self.is_used = False
@@ -184,6 +195,8 @@ class _Wire:
                 self._socket.settimeout(max(connect_ends - time.monotonic(), 0.001))
                 self._socket.connect(address)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._tls is not None:
+                    self._socket = self._tls().wrap_socket(self._socket, server_hostname=self._host)
             except OSError as error:
                 failure = error
                 self._socket.close()

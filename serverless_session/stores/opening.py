@@ -11,7 +11,7 @@ from typing import Final
 from serverless_session.errors import ConfigurationError
 from serverless_session.stores.contract import Store
 
-_SCHEMES: Final = ("memory://", "redis://", "rediss://", "unix://", "memcached://")
+_SCHEMES: Final = ("memory://", "redis://", "rediss://", "unix://", "memcached://", "memcacheds://")
 
 _EXTRAS: Final = {"redis": "redis", "pymemcache": "memcached"}
 """The client library of each store, and the extra that brings it."""
@@ -23,9 +23,10 @@ _lock = threading.Lock()
 def open_store(url: str, **options: object) -> Store:
     """The store at `url`; the same object for the same URL and options.
 
-    `memory://` (one a process), `redis://`, `rediss://`, `unix://` (Redis or Valkey), `memcached://h1:11211,h2:11211`.
-    `options` are the keyword arguments of the store's constructor. Raises `ConfigurationError` for an unknown scheme, a
-    bad address or a client library that is missing, and `TypeError` for an option that the store does not have.
+    `memory://` (one a process), `redis://`, `rediss://`, `unix://` (Redis or Valkey), `memcached://h1:11211,h2:11211`
+    (`memcacheds://` with TLS). `options` are the keyword arguments of the store's constructor. Raises
+    `ConfigurationError` for an unknown scheme, a bad address or a client library that is missing, and `TypeError` for
+    an option that the store does not have.
     """
     known = (url, tuple(sorted(options.items())))
     with _lock:
@@ -47,7 +48,7 @@ def open_anew(url: str, **options: object) -> Store:
                 from serverless_session.stores.redis import RedisStore
 
                 return RedisStore(url, **options)  # type: ignore[arg-type]
-            case "memcached":
+            case "memcached" | "memcacheds":
                 from serverless_session.stores.memcached import MemcachedStore
 
                 return MemcachedStore(url, **options)  # type: ignore[arg-type]
