@@ -50,7 +50,7 @@ class Fault(Enum):
 
 ODDS: Mapping[Fault, float] = MappingProxyType(
     {
-        Fault.REFUSED: 0.002,
+        Fault.REFUSED: 0.001,
         Fault.RESET: 0.006,
         Fault.SILENT: 0.003,
         Fault.LATE: 0.02,
@@ -61,7 +61,7 @@ ODDS: Mapping[Fault, float] = MappingProxyType(
     }
 )
 
-SHUT, LATE, PAUSE = 0.05, 0.5, 0.3
+SHUT, LATE, PAUSE = 0.02, 0.5, 0.3
 _UNREAD = (Fault.REFUSED, Fault.RESET, Fault.SILENT)
 
 
