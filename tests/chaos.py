@@ -16,7 +16,7 @@ import asyncio
 import random
 import socket
 import struct
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType, TracebackType
@@ -62,6 +62,8 @@ ODDS: Mapping[Fault, float] = MappingProxyType(
 )
 
 SHUT, LATE, PAUSE = 0.02, 0.5, 0.3
+RECENT = 30_000
+"""Bursts that are remembered: those of the last 10 s, at full speed."""
 _UNREAD = (Fault.REFUSED, Fault.RESET, Fault.SILENT)
 
 
@@ -87,7 +89,7 @@ class Chaos:
         self._proxy = Proxy(server.port, lambda: _Link(self))
         self._shut: asyncio.TimerHandle | None = None
         self._paused: asyncio.TimerHandle | None = None
-        self._orphans: list[bytes] = []
+        self._handed_on: deque[bytearray] = deque(maxlen=RECENT)
 
     @property
     def port(self) -> int:
@@ -97,14 +99,9 @@ class Chaos:
     def url(self) -> str:
         return f"{self._server.url.partition('://')[0]}://{LOOPBACK}:{self.port}"
 
-    @property
-    def orphans(self) -> int:
-        """How many bursts were handed on although their client was gone before the server said anything."""
-        return len(self._orphans)
-
-    def is_orphan(self, mark: bytes) -> bool:
-        """Did an orphan carry these bytes? Only what did can have been carried out behind its client's back."""
-        return any(mark in burst for burst in list(self._orphans))
+    def copies(self, mark: bytes) -> int:
+        """How many of the last bursts that were handed on had these bytes in them: copies of one request, if unique."""
+        return sum(mark in burst for burst in self._handed_on.copy())
 
     def __enter__(self) -> Self:
         self._proxy.__enter__()
@@ -140,12 +137,12 @@ class Chaos:
             self._paused.cancel()
         self._paused = asyncio.get_running_loop().call_later(self.random.uniform(0, PAUSE), self._server.resume)
 
-    def orphaned(self, burst: bytes) -> None:
-        self._orphans.append(burst)
+    def handed_on(self, burst: bytearray) -> None:
+        self._handed_on.append(burst)
 
 
 class _Link:
-    """One connection: the burst that waits for its answer, and what becomes of it."""
+    """One connection: of the burst that waits for its answer, what is handed on and what is still held."""
 
     def __init__(self, chaos: Chaos) -> None:
         self._chaos = chaos
@@ -170,7 +167,7 @@ class _Link:
         assert self._client is not None
         if self._answered and self._fault is not Fault.SILENT:
             self._answered, self._fault = False, self._chaos.draw()
-            self._burst.clear()
+            self._burst = bytearray()
             if self._fault is Fault.LATE:
                 self._late = self._loop.call_later(self._chaos.random.uniform(0, LATE), self._hand_on)
             elif self._fault is Fault.PAUSED:
@@ -181,7 +178,6 @@ class _Link:
             if self._fault is not Fault.SILENT:
                 reset(self._client)
             return
-        self._burst += data
         self._held += data
         if self._late is None:
             self._hand_on()
@@ -191,6 +187,9 @@ class _Link:
     def _hand_on(self) -> None:
         self._late = None
         if self._server is not None:
+            if not self._burst:
+                self._chaos.handed_on(self._burst)
+            self._burst += self._held
             self._server.write(bytes(self._held))
         self._held.clear()
         if self._client is None:
@@ -221,8 +220,6 @@ class _Link:
         self._client = None
         if self._trickling is not None:
             self._trickling.cancel()
-        if not self._answered and self._fault not in _UNREAD:
-            self._chaos.orphaned(bytes(self._burst))
         if self._late is None:
             self._close_server()
 

@@ -22,17 +22,18 @@ ODDS: Mapping[str, float] = {
     "lost": 0.01,
     "late": 0.01,
     "sent again, the first copy late": 0.01,
+    "sent again, the first answer lost": 0.01,
 }
 
 
 class FaultyStore(Store):
-    """`store` behind a faulty way. `orphans`: the versions that were or will be written behind a caller's back."""
+    """`store` behind a faulty way. `sent_twice`: the versions of writes of which two copies were sent."""
 
-    def __init__(self, store: Store, *, seed: int, orphans: set[bytes], odds: Mapping[str, float] = ODDS) -> None:
+    def __init__(self, store: Store, *, seed: int, sent_twice: set[bytes], odds: Mapping[str, float] = ODDS) -> None:
         self.limits = store.limits
         self.injected: Counter[str] = Counter()
         self._store = store
-        self._orphans = orphans
+        self._sent_twice = sent_twice
         self._random = random.Random(seed)
         self._faults, self._weights = ["honest", *odds], [1 - sum(odds.values()), *odds.values()]
         self._late = set[asyncio.Task[None]]()
@@ -47,21 +48,23 @@ class FaultyStore(Store):
             case "too slow to be sent":
                 await asyncio.sleep(max(time_left(), 0))
                 return [Failed(StoreTimeout("was not reached", seconds=0)) for _ in operations]
-            case "answer lost":
+            case "answer lost" | "sent again, the first answer lost":
                 await self._store.perform(*operations)
             case "late" | "sent again, the first copy late":
                 self._lands_late(operations)
         if fault in ("answer lost", "lost", "late"):
             await asyncio.sleep(self._random.uniform(0, max(time_left(), 0)))
             return [_unanswered(operation) for operation in operations]
+        again = fault.startswith("sent again")
+        if again:
+            self._sent_twice.update(operation.version for operation in operations if isinstance(operation, Write))
+            await self._travel()
         outcomes = await self._store.perform(*operations)
         await self._travel()
-        if fault == "sent again, the first copy late":  # so a refusal of the second proves nothing
-            return [
-                _unanswered(operation) if isinstance(outcome, Conflict) else outcome
-                for operation, outcome in zip(operations, outcomes, strict=True)
-            ]
-        return outcomes
+        return [
+            _unanswered(operation) if again and isinstance(outcome, Conflict) else outcome  # it proves nothing then
+            for operation, outcome in zip(operations, outcomes, strict=True)
+        ]
 
     async def _travel(self) -> None:
         await asyncio.sleep(self._random.choice((0, 0, 0.0005, 0.002)))
@@ -71,7 +74,6 @@ class FaultyStore(Store):
             await asyncio.sleep(self._random.uniform(0, LATE))
             await self._store.perform(*operations)
 
-        self._orphans.update(operation.version for operation in operations if isinstance(operation, Write))
         late = asyncio.ensure_future(land())
         self._late.add(late)
         late.add_done_callback(self._late.discard)

@@ -19,13 +19,14 @@ key. From the contract follows, for every value and every conflict shown, every 
   `WriteUncertain`, or a cancellation, both may be; for a delete, `Missing` too may mean that it was its own.
 - **A conflict shows neither what was expected nor the refused writing itself** (3, 2).
 
-**The hole.** A creation is sent, delayed on its way and sent again; the second copy is acknowledged, the record deleted
-(acknowledged, too), and then the first copy lands: nothing stands there, as it expects, so the record is back as it was
-created. Any other late copy is refused, for the version that it expects is gone for ever. The contract does not exclude
-this, and "sending again is safe" is not true of it; whether it can happen is a question of how long the network may
-hold a copy whose sender has given it up. It is counted apart (`returned`, by what the creator was told), but only for
-a version of which the wire says that an orphan carried it, once each, and only where the life before may have ended;
-what then follows is held to the same rules as a life of its own. Everything else that comes back is a violation.
+**The hole.** A creation of which two copies were sent may stand twice, because it expects nothing, and nothing stands
+there again once its record is deleted. Either the first copy is delayed on its way, the second acknowledged, the record
+deleted, and then the first lands; or the first lands, its answer is lost, somebody deletes what it wrote, and then the
+second creates it anew and is acknowledged. In both the version, the record as it was created, and whoever still expects
+that version are back after an acknowledged deletion. (Any other second copy is refused: the version that it expects is
+gone for ever.) The contract does not exclude it, so "sending again is safe" is not true of creations. It is counted
+apart (`returned`), once a creation, and only if the wire carried two copies of it; what then follows is held to the
+same rules, as a life of its own. Everything else that comes back is a violation.
 """
 
 from collections import Counter, defaultdict, deque
@@ -50,6 +51,9 @@ from serverless_session.stores import (
     Written,
 )
 
+NAME_BYTES = 8
+"""In front of every value: the name of its life."""
+
 
 class Told(Enum):
     """What a writing's caller was told."""
@@ -65,12 +69,14 @@ class Writing:
     """A write that was sent, known by its version."""
 
     key: str
-    version: bytes
+    kept: bytes
+    """How what is kept begins: the version and the name in front of the value. Only copies of the write carry both."""
     task: int
     digest: int
     replaces: Self | None
     life: "Life | None" = None
     told: Told = Told.NOTHING
+    told_at: int = 0
     stood: bool = False
     ended: int | None = None
     """When it was known to be replaced or deleted."""
@@ -103,13 +109,13 @@ class Sent:
 
 
 class Ledger:
-    """`is_orphan`: does the wire know of a copy with these bytes that was handed on behind its client's back?"""
+    """`was_sent_twice`: did the wire carry two copies of a write that has these bytes in it?"""
 
-    def __init__(self, is_orphan: Callable[[bytes], bool]) -> None:
+    def __init__(self, was_sent_twice: Callable[[bytes], bool]) -> None:
         self.violations: Counter[str] = Counter()
         self.first_trail: list[str] = []
-        self.returned: Counter[Told] = Counter()
-        self._is_orphan = is_orphan
+        self.returned: Counter[str] = Counter()
+        self._was_sent_twice = was_sent_twice
         self._now = 0
         self._writings: dict[bytes, Writing] = {}
         self._living: defaultdict[str, list[Life]] = defaultdict(list)
@@ -127,7 +133,8 @@ class Ledger:
                 writing = expected
             else:
                 assert operation.expect is not ANYTHING, "with ANYTHING nothing can be known"
-                writing = Writing(operation.key, operation.version, task, hash(operation.value), expected)
+                kept = operation.version + operation.value[:NAME_BYTES]
+                writing = Writing(operation.key, kept, task, hash(operation.value), expected)
                 self._writings[operation.version] = writing
         return Sent(operation, task, self._now, writing)
 
@@ -146,7 +153,7 @@ class Ledger:
                 return self._shown(sent, outcome)
             case Write(value=value, version=version), Written():
                 assert sent.writing is not None
-                sent.writing.told = Told.WRITTEN
+                sent.writing.told, sent.writing.told_at = Told.WRITTEN, self._now
                 return self._shown(sent, Found(value, version))
             case Delete(), Deleted():
                 self._deleted(sent)
@@ -264,7 +271,10 @@ class Ledger:
 
     def _came_back(self, writing: Writing, how: str) -> None:
         if self._may_come_back(writing):
-            self.returned[writing.told] += 1
+            assert writing.life is not None
+            deleted = writing.life.ended if writing.life.ended is not None else self._now
+            told = writing.told is Told.WRITTEN and writing.told_at < deleted
+            self.returned["after it was acknowledged" if told else "before it was acknowledged"] += 1
         else:
             self._violated(writing.key, how)
         writing.returned, writing.ended = True, None
@@ -272,8 +282,8 @@ class Ledger:
         self._living[writing.key].append(writing.life)
 
     def _may_come_back(self, writing: Writing) -> bool:
-        """A late copy lands where nothing stands, or on what came back itself."""
-        if writing.returned or not self._is_orphan(writing.version):
+        """A second copy lands where nothing stands, or on what came back itself."""
+        if writing.returned or not self._was_sent_twice(writing.kept):
             return False
         return writing.replaces is None or writing.replaces.returned or self._may_come_back(writing.replaces)
 

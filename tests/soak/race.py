@@ -30,7 +30,7 @@ from serverless_session.stores import (
     Write,
     new_version,
 )
-from tests.soak.ledger import Ledger, Sent
+from tests.soak.ledger import NAME_BYTES, Ledger, Sent
 
 LASTING = [f"soak-lasting-{number}" for number in range(2)]
 """Keys that nobody deletes, so that their counters grow from the first to the last second."""
@@ -41,7 +41,7 @@ DEADLINES = (0.1, 0.2, 0.2, 0.5, 1.0)
 CANCELLED, PATIENCE = 0.04, 0.03
 """How many calls are cancelled, and within how many seconds."""
 
-_NAME_BYTES, _COUNTER_BYTES = 8, 4
+_COUNTER_BYTES = 4
 
 
 @dataclass
@@ -107,8 +107,8 @@ async def race(
 def _counters(stands: Found | Missing) -> list[int]:
     if isinstance(stands, Missing):
         return []
-    tasks = (len(stands.value) - _NAME_BYTES) // _COUNTER_BYTES
-    return list(struct.unpack_from(f"<{tasks}I", stands.value, _NAME_BYTES))
+    tasks = (len(stands.value) - NAME_BYTES) // _COUNTER_BYTES
+    return list(struct.unpack_from(f"<{tasks}I", stands.value, NAME_BYTES))
 
 
 class _Task:
@@ -160,11 +160,11 @@ class _Task:
         if told is None or dice < 0.25:
             return Read(key)
         if isinstance(told, Missing) or dice < 0.3:
-            value = os.urandom(_NAME_BYTES) + bytes(_COUNTER_BYTES * self._of)
+            value = os.urandom(NAME_BYTES) + bytes(_COUNTER_BYTES * self._of)
             return self._write(key, value, ABSENT)
         if dice < 0.42 and key not in LASTING:
             return Delete(key, expect=told.version)
-        grown, place = bytearray(told.value), _NAME_BYTES + _COUNTER_BYTES * self._number
+        grown, place = bytearray(told.value), NAME_BYTES + _COUNTER_BYTES * self._number
         struct.pack_into("<I", grown, place, struct.unpack_from("<I", grown, place)[0] + 1)
         return self._write(key, bytes(grown), told.version)
 
