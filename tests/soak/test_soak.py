@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,10 +33,12 @@ from serverless_session.stores import (
 from serverless_session.stores.opening import open_anew
 from tests import chaos, servers
 from tests.chaos import Chaos, Fault
+from tests.servers import Server
 from tests.soak import __main__ as program
 from tests.soak.__main__ import Field, failed, field, run, table
 from tests.soak.ledger import Ledger
 from tests.soak.race import KEYS, Report
+from tests.stores.faults import FaultyWire, answer_never_comes
 
 needs_memcached = pytest.mark.skipif(
     importlib.util.find_spec("serverless_session.stores.memcached") is None, reason="there is no such store yet"
@@ -297,3 +300,21 @@ async def test_a_late_copy_of_a_creation_brings_back_what_was_deleted(
         await store.aclose()
     assert ledger.returned == ({"after it was acknowledged": 1} if known else {})
     assert ledger.violations.total() == (0 if known else 1)
+
+
+async def test_a_second_copy_creates_anew_what_was_deleted_meanwhile(valkey: Server) -> None:
+    """The first had landed, and its answer is on its way for too long."""
+    direct = open_anew(valkey.url)
+    create = Write(f"soak-{os.urandom(8).hex()}", b"its name", ttl=60, version=new_version(), expect=ABSENT)
+    async with FaultyWire(valkey.port, answer_never_comes) as wire:
+        store = open_anew(wire.url)
+        with within(1):
+            asked = asyncio.ensure_future(store.perform(create))
+            while await direct.read(create.key) == Missing():
+                pass
+            assert await direct.delete(create.key, expect=create.version) == Deleted()
+            assert await direct.read(create.key) == Missing()
+            assert list(await asked) == [Written()]
+        assert await direct.read(create.key) == Found(create.value, create.version)
+        await store.aclose()
+    await direct.aclose()
