@@ -124,6 +124,7 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=64)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000), help="default: random")
     asked = parser.parse_args()
+    print(f"seed {asked.seed}", file=sys.stderr)
     with field(asked.store, asked.seed) as here:
         report = asyncio.run(run(here, operations=asked.operations, tasks=asked.tasks, seed=asked.seed, progress=True))
         print(table(asked.store, asked.seed, report, here.injected()))
