@@ -22,15 +22,12 @@ client one more wait, which no byte shows.
 
 import asyncio
 import select
-import socket
-import threading
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from types import TracebackType
 from typing import Self
 
-LOOPBACK = "127.0.0.1"
+from tests.proxy import LOOPBACK, Proxy
+
 BUFFER_BYTES = 65_536
 QUIET_OF_A_LARGE_BURST = 0.05
 
@@ -49,12 +46,10 @@ class TripCounter:
     """A proxy to a port on this machine that counts trips, connections and bytes."""
 
     def __init__(self, port: int, *, scheme: str = "redis", quiet: float = 0.001) -> None:
-        self._server_port = port
+        self._proxy = Proxy(port, self._link)
         self._scheme = scheme
         self._quiet = quiet
         self._total = Traffic()
-        self._links: set[_Link] = set()
-        self._joining: set[asyncio.Task[None]] = set()
         self.reset()
 
     @classmethod
@@ -64,8 +59,7 @@ class TripCounter:
 
     @property
     def port(self) -> int:
-        port: int = self._listener.getsockname()[1]
-        return port
+        return self._proxy.port
 
     @property
     def url(self) -> str:
@@ -94,65 +88,34 @@ class TripCounter:
         self._before = replace(self._total)
 
     async def __aenter__(self) -> Self:
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self._listener.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        await self._proxy.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.get_running_loop().remove_reader(self._listener)
-        self._listener.close()
-        await asyncio.gather(*self._joining)
-        for link in list(self._links):
-            link.abort()
-        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
+        await self._proxy.__aexit__(kind, error, trace)
 
     def __enter__(self) -> Self:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="trip counter", daemon=True)
-        self._thread.start()
-        return asyncio.run_coroutine_threadsafe(self.__aenter__(), self._loop).result()
+        self._proxy.__enter__()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self.__aexit__(kind, error, trace), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._proxy.__exit__(kind, error, trace)
 
-    def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except BlockingIOError:
-            return
+    def _link(self) -> "_Link":
         self._total.connections += 1
-        joining = asyncio.get_running_loop().create_task(self._join(client))
-        self._joining.add(joining)
-        joining.add_done_callback(self._joining.discard)
-
-    async def _join(self, client: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        link = _Link(self._total, self._quiet, self._links)
-        client.setblocking(False)
-        with suppress(OSError), ExitStack() as undo:
-            undo.callback(client.close)
-            undo.callback(link.abort)
-            # The server's side first: so no byte of the client comes before there is a place for it.
-            await loop.create_connection(partial(_FromServer, link), LOOPBACK, self._server_port)
-            await loop.connect_accepted_socket(partial(_FromClient, link), client)
-            undo.pop_all()
+        return _Link(self._total, self._quiet)
 
 
 class _Link:
-    """A client's connection to the proxy and the one that continues it to the server."""
+    """One connection's share of the traffic. Answers are held back while the client may still be speaking."""
 
-    def __init__(self, total: Traffic, quiet: float, links: "set[_Link]") -> None:
+    def __init__(self, total: Traffic, quiet: float) -> None:
         self._total = total
         self._quiet = quiet
-        self._links = links
         self._loop = asyncio.get_running_loop()
         self._answered = True
         self._burst_bytes = 0
@@ -164,7 +127,6 @@ class _Link:
 
     def server_joined(self, server: asyncio.Transport) -> None:
         self._server = server
-        self._links.add(self)
 
     def client_joined(self, client: asyncio.Transport) -> None:
         self._client = client
@@ -206,53 +168,27 @@ class _Link:
             self._client.write(bytes(self._held))
             self._held.clear()
 
-    def close(self) -> None:
+    def client_left(self) -> None:
+        self._close()
+
+    def server_left(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
         """One side is gone: hand on what there is, and close the other."""
         self._forward()
         self._end_timer()
         for transport in (self._client, self._server):
             if transport is not None:
                 transport.close()
-        self._links.discard(self)
 
     def abort(self) -> None:
         self._end_timer()
         for transport in (self._client, self._server):
             if transport is not None:
                 transport.abort()
-        self._links.discard(self)
 
     def _end_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-class _FromClient(asyncio.Protocol):
-    def __init__(self, link: _Link) -> None:
-        self._link = link
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._link.client_joined(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._link.client_spoke(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._link.close()
-
-
-class _FromServer(asyncio.Protocol):
-    def __init__(self, link: _Link) -> None:
-        self._link = link
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._link.server_joined(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._link.server_spoke(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._link.close()
