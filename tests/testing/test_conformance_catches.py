@@ -1,0 +1,111 @@
+"""The conformance suite catches what it is for: every store here is broken in one way, and named beside the check.
+
+A check that never failed proves nothing. So each fails on the store that was broken for it, with the rule that was
+broken, and passes on the same store in its right form.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from serverless_session.stores import Store
+from serverless_session.testing import ContractBroken, StoreConformance
+from serverless_session.testing.conformance.verdicts import TABLE
+from tests.testing import broken
+from tests.testing.broken import ExactStore, LinkedStore, SharedStore
+
+
+class Caught(NamedTuple):
+    store: Callable[[], Store]
+    check: str
+    rule: int
+    intact: Callable[[], Store] = ExactStore
+
+
+CAUGHT = [
+    Caught(broken.KnowsNoOwnVersion, "test_the_same_write_sent_again_is_written", 2),
+    Caught(broken.TakesEveryCopy, "test_a_late_copy_of_a_write_that_was_replaced_is_refused", 2),
+    Caught(broken.RemembersWhatItWrote, "test_any_sequence_of_calls_does_what_the_model_does", TABLE),
+    Caught(broken.EqualBytesKeepTheVersion, "test_equal_bytes_are_another_version", 1),
+    Caught(broken.ComparesCounters, "test_no_version_comes_back_when_a_key_is_deleted_and_made_again", 1),
+    Caught(broken.KnowsOnlyItsOwnObjects, "test_a_version_known_only_as_bytes_is_as_good", 1),
+    Caught(
+        broken.TrustsWhatItRead,
+        "test_what_a_store_remembers_of_a_version_is_worth_nothing_after_anothers_write",
+        1,
+        SharedStore,
+    ),
+    Caught(broken.TrustsWhatItRead, "test_a_version_learned_through_another_store_object_is_as_good", 1, SharedStore),
+    Caught(broken.VersionEndsAtAZero, "test_a_version_is_8_bytes_and_nothing_else", 1),
+    Caught(broken.ConflictShowsASnapshot, "test_no_increment_is_lost", 3),
+    Caught(broken.ConflictShowsNothing, "test_a_write_that_expects_nothing_is_refused_where_something_stands", 3),
+    Caught(broken.AbsenceIsNotAsked, "test_a_write_that_expects_nothing_is_refused_where_something_stands", TABLE),
+    Caught(broken.NoReply, "test_a_write_that_expects_another_version_is_refused", TABLE),
+    Caught(broken.NoReply, "test_one_of_many_claims_wins", TABLE),
+    Caught(broken.LookFirstDecides, "test_one_of_many_claims_wins", TABLE),
+    Caught(broken.DeleteAsksNoVersion, "test_a_delete_that_expects_another_version_is_refused", TABLE),
+    Caught(broken.FloorsTheTtl, "test_a_value_lives_as_long_as_asked_and_at_most_2_s_longer", 4),
+    Caught(broken.TicksInSeconds, "test_a_value_lives_as_long_as_asked_and_at_most_2_s_longer", 4),
+    Caught(broken.ExpiresLate, "test_a_value_lives_as_long_as_asked_and_at_most_2_s_longer", 4),
+    Caught(broken.NeverExpires, "test_a_write_over_a_long_life_may_begin_a_short_one", 4),
+    Caught(broken.ReadsWhatHasExpired, "test_reading_what_has_expired_is_missing", 4),
+    Caught(broken.ExpiredIsInTheWay, "test_a_write_that_expects_nothing_takes_over_what_has_expired", 4),
+    Caught(broken.MonthsAreDates, "test_what_is_to_live_for_a_year_stands_now_and_can_be_replaced_and_deleted", 4),
+    Caught(
+        broken.MillisecondsIn32Bits, "test_what_is_to_live_for_a_year_stands_now_and_can_be_replaced_and_deleted", 4
+    ),
+    Caught(broken.KeepsTheFirstEnd, "test_a_write_over_a_short_life_begins_a_new_one", 4),
+    Caught(broken.ReadsThenWrites, "test_no_increment_is_lost", TABLE),
+    Caught(broken.ReadsThenWrites, "test_one_of_many_claims_wins", TABLE),
+    Caught(broken.ReadsThenWrites, "test_a_delete_and_writes_that_expect_the_same_version_exclude_each_other", TABLE),
+    Caught(broken.TakesOverTwice, "test_one_of_many_claims_wins_what_has_expired", TABLE),
+    Caught(broken.DeletesTwice, "test_one_of_many_deletes_deletes", TABLE),
+    Caught(broken.ReadsComeFirst, "test_each_of_several_operations_has_its_own_outcome_in_the_order_given", 6),
+    Caught(broken.OneFailureRaises, "test_one_failure_among_others_is_one_outcome", 6),
+    Caught(broken.OneFailureEndsTheCall, "test_one_failure_among_others_is_one_outcome", 6),
+    Caught(broken.ACallIsATransaction, "test_each_of_several_operations_has_its_own_outcome_in_the_order_given", 6),
+    Caught(broken.TakesKeysTwice, "test_a_key_that_stands_twice_in_one_call_is_refused_before_anything_is_done", 6),
+    Caught(broken.LosesTheLastOfMany, "test_many_operations_go_into_one_call", 6),
+    Caught(broken.TimesOutAndWrites, "test_a_call_without_time_left_ends_at_once", 9),
+    Caught(broken.ClosesForGood, "test_a_closed_store_opens_anew", 6),
+    Caught(broken.BelongsToItsFirstLoop, "test_one_store_object_serves_one_loop_after_the_other", 6),
+    Caught(broken.EndsAtAZero, "test_every_value_comes_back_byte_for_byte", TABLE),
+    Caught(broken.EndsAtALineEnd, "test_every_value_comes_back_byte_for_byte", TABLE),
+    Caught(broken.FoldsCase, "test_upper_and_lower_case_are_different_keys", TABLE),
+    Caught(broken.CutsKeys, "test_every_key_is_its_own", TABLE),
+    Caught(broken.TooLargeDeletes, "test_one_byte_more_than_the_largest_value_is_refused_and_the_old_value_stands", 8),
+    Caught(broken.LargestIsOneLess, "test_the_largest_value_is_kept", 8),
+    Caught(
+        broken.LeavesTheAnswerForTheNext,
+        "test_a_storm_of_cancellations_tells_nobody_what_is_not_so",
+        9,
+        LinkedStore,
+    ),
+    Caught(broken.KeepsCancellationToItself, "test_a_call_that_is_cancelled_is_cancelled", 9, LinkedStore),
+]
+
+
+def run(check: str, open_store: Callable[[], Store]) -> None:
+    class Suite(StoreConformance):
+        storm_calls = 1_500
+
+        async def open_store(self) -> Store:
+            return open_store()
+
+    getattr(Suite(), check)()
+
+
+@pytest.mark.parametrize("caught", CAUGHT, ids=lambda caught: f"{caught.store.__name__}-{caught.check}")
+def test_a_broken_store_is_caught(caught: Caught) -> None:
+    with pytest.raises(ContractBroken) as failure:
+        run(caught.check, caught.store)
+    assert failure.value.rule == caught.rule, str(failure.value)
+
+
+INTACT = sorted({(caught.intact, caught.check) for caught in CAUGHT}, key=lambda pair: (pair[0].__name__, pair[1]))
+
+
+@pytest.mark.parametrize(("intact", "check"), INTACT, ids=lambda part: getattr(part, "__name__", part))
+def test_the_store_that_it_was_made_from_passes(intact: Callable[[], Store], check: str) -> None:
+    run(check, intact)
