@@ -4,14 +4,17 @@ A check that never failed proves nothing. So each fails on the store that was br
 broken, and passes on the same store in its right form.
 """
 
+import re
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
-from serverless_session.stores import Store
+from serverless_session.stores import RedisStore, Store
 from serverless_session.testing import ContractBroken, StoreConformance
 from serverless_session.testing.conformance.verdicts import TABLE
+from tests.servers import Server
 from tests.testing import broken
 from tests.testing.broken import ExactStore, LinkedStore, SharedStore
 
@@ -109,3 +112,42 @@ INTACT = sorted({(caught.intact, caught.check) for caught in CAUGHT}, key=lambda
 @pytest.mark.parametrize(("intact", "check"), INTACT, ids=lambda part: getattr(part, "__name__", part))
 def test_the_store_that_it_was_made_from_passes(intact: Callable[[], Store], check: str) -> None:
     run(check, intact)
+
+
+# --- on a real server -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "broken", "check", "rule"),
+    [
+        (rb"string\.sub\(ARGV\[2\],1,8\)", b"'no version'", "test_the_same_write_sent_again_is_written", 2),
+        (rb"if h==ARGV\[1\] then", b"if true then", "test_no_increment_is_lost", TABLE),
+        (rb"'PX'", b"'EX'", "test_a_value_lives_as_long_as_asked_and_at_most_2_s_longer", 4),
+        (
+            rb"==ARGV\[1\] then return redis\.call\('DEL'",
+            rb"~='' then return redis.call('DEL'",
+            "test_a_delete_that_expects_another_version_is_refused",
+            TABLE,
+        ),
+    ],
+    ids=["knows no own version", "writes without condition", "takes milliseconds for seconds", "deletes anything"],
+)
+def test_a_broken_script_is_caught(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch, script: bytes, broken: bytes, check: str, rule: int
+) -> None:
+    run(check, lambda: RedisStore(valkey.url))
+    break_scripts(monkeypatch, script, broken)
+    with pytest.raises(ContractBroken) as failure:
+        run(check, lambda: RedisStore(valkey.url))
+    assert failure.value.rule == rule, str(failure.value)
+
+
+def break_scripts(monkeypatch: pytest.MonkeyPatch, right: bytes, wrong: bytes) -> None:
+    """Replace part of the Redis store's scripts, in whichever of its modules they stand."""
+    changed = 0
+    for module in [module for name, module in sys.modules.items() if name.startswith("serverless_session.stores.")]:
+        for name, script in list(vars(module).items()):
+            if isinstance(script, bytes) and b"redis.call" in script and re.search(right, script):
+                monkeypatch.setattr(module, name, re.sub(right, lambda _: wrong, script))
+                changed += 1
+    assert changed, "no script of the Redis store reads like this any more: adapt the patterns above"

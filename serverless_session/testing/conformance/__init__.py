@@ -54,8 +54,9 @@ _MODULES: Final = (
     "versions",
 )
 
-if "pytest" in sys.modules:  # before they are imported, so that their assertions tell what they compared
-    sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
+# Before they are imported, so that the assertions in them tell what they compared.
+if (pytest := sys.modules.get("pytest")) is not None:
+    pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
 from serverless_session.testing.conformance.calls import CallChecks  # noqa: E402
 from serverless_session.testing.conformance.cancellation import CancellationChecks  # noqa: E402

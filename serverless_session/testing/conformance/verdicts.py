@@ -155,7 +155,7 @@ class _Shown:
             case Read():
                 return "Read()"
             case Write(value=value, ttl=ttl, version=version, expect=expect, look_first=look_first):
-                expected, own = self._expected(expect), self._version(version)
+                own, expected = self._version(version), self._expected(expect)
                 looks = ", look_first=True" if look_first else ""
                 return f"Write({self._value(value)}, ttl={ttl:g}, {own}, expect={expected}{looks})"
             case Delete(expect=expect):
