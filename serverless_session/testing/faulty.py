@@ -310,14 +310,13 @@ class FaultyStore(Store):
             return
         loop = asyncio.get_running_loop()
         landing = _Landing(operation, loop.time() + delay, loop)
-        # A context of its own: the deadline of the call that is over is none for what it left behind.
-        landing.timer = loop.call_later(delay, self._begin, landing, context=Context())
+        landing.timer = loop.call_later(delay, self._begin, landing)
         self._late.append(landing)
 
     def _begin(self, landing: _Landing) -> asyncio.Task[None]:
         if landing.timer is not None:
             landing.timer.cancel()
-        if landing.task is None:
+        if landing.task is None:  # in a context of its own: no call's deadline is one for what has left
             landing.task = landing.loop.create_task(self._carry_out(landing), context=Context())
         return landing.task
 

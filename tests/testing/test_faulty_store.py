@@ -5,14 +5,14 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
 from starlette.testclient import TestClient
 
 from serverless_session import SharedState
-from serverless_session.deadline import within
+from serverless_session.deadline import time_left, within
 from serverless_session.errors import StoreError, StoreTimeout, StoreUnavailable, ValueTooLarge, WriteUncertain
 from serverless_session.stores import (
     ABSENT,
@@ -236,19 +236,40 @@ async def test_a_late_write_is_refused_where_another_one_has_won() -> None:
     assert await one(memory, Read(key)) == Found(b"theirs", theirs.version)
 
 
-async def test_what_lands_late_is_not_bound_to_the_deadline_of_its_call() -> None:
-    store = FaultyStore(FaultyStore(MemoryStore()))
-    inner = store._store
-    assert isinstance(inner, FaultyStore)
-    inner.delay(0.01)  # more time than the call has left when it lands
-    store.lose_answers(late=0.1, times=1)
-    operation = write(new_key(), expect=ABSENT)
-    with within(0.05):
-        assert await kinds(store, operation) == [WriteUncertain]
-    await asyncio.sleep(0.1)
+class Punctual(MemoryStore):
+    """Does nothing for a caller who has no time left."""
+
+    async def perform(self, *operations: Operation) -> Sequence[Outcome]:
+        if time_left() <= 0:
+            return [Failed(StoreTimeout("no time was left", seconds=0)) for _ in operations]
+        return await super().perform(*operations)
+
+
+async def test_what_lands_late_is_bound_to_nobodys_deadline() -> None:
+    memory = Punctual()
+    store = FaultyStore(memory)
+    store.lose_answers(late=0.05, times=1)
+    store.lose_answers(late=60, times=1)
+    by_itself, told_to = write(new_key(), expect=ABSENT), write(new_key(), expect=ABSENT)
+    with within(0.02):
+        assert await kinds(store, by_itself, told_to) == [WriteUncertain] * 2
+    deadline = time.monotonic() + 5
+    while not store.injected.landed:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    with within(-1):
+        await store.land()
+    assert await kinds(memory, Read(by_itself.key), Read(told_to.key)) == [Found, Found]
+
+
+async def test_of_what_is_lost_and_late_only_what_is_done_lands() -> None:
+    store, memory = faulty(seed=1)
+    store.lose_answers(done=None, late=60)
+    operations = [write(new_key(), expect=ABSENT) for _ in range(40)]
+    assert await kinds(store, *operations) == [WriteUncertain] * 40
     await store.land()
-    inner.heal()
-    assert await kinds(inner, Read(operation.key)) == [Found]
+    stand = sum(isinstance(outcome, Found) for outcome in await memory.perform(*(Read(op.key) for op in operations)))
+    assert 10 < stand == store.injected.landed < 30
 
 
 # --- delays -----------------------------------------------------------------------------------------------------------
@@ -276,6 +297,7 @@ async def test_a_delay_longer_than_the_deadline_ends_at_the_deadline() -> None:
     assert await one(memory, Read(written.key)) == Missing()
     await store.land()
     assert await kinds(memory, Read(written.key), Read(deleted.key)) == [Found, Missing]
+    assert store.injected.landed == 2, "a read that nobody waits for is nothing"
 
 
 async def test_a_write_that_missed_its_deadline_lands_when_its_delay_is_over() -> None:
@@ -298,24 +320,17 @@ async def test_a_store_that_hangs_costs_each_call_its_deadline() -> None:
             assert await kinds(store, *await a_call(memory)) == [StoreTimeout, WriteUncertain, WriteUncertain]
 
 
-async def test_without_a_limit_a_hanging_store_costs_a_second() -> None:
-    store, _ = faulty()
-    store.delay(math.inf)
+async def test_the_store_behind_gets_the_time_that_is_left() -> None:
+    inner = FaultyStore(MemoryStore())
+    store = FaultyStore(inner)
+    inner.delay(math.inf)
+    store.delay(0.5)
     begun = time.monotonic()
     assert await kinds(store, Read("a")) == [StoreTimeout]
-    assert 1.0 <= time.monotonic() - begun < 2.0
-
-
-async def test_the_store_behind_gets_the_time_that_is_left() -> None:
-    store = FaultyStore(FaultyStore(MemoryStore()))
-    inner = store._store
-    assert isinstance(inner, FaultyStore)
-    store.delay(0.05)
-    inner.delay(math.inf)
-    begun = time.monotonic()
-    with within(0.1):
+    assert 1.0 <= time.monotonic() - begun < 1.4, "without a limit, one second in all"
+    with within(0.6):
         assert await kinds(store, Read("a")) == [StoreTimeout]
-    assert 0.1 <= time.monotonic() - begun < 0.5
+    assert 1.6 <= time.monotonic() - begun < 2.4
 
 
 async def test_what_fails_is_delayed_as_well_and_then_uncertain_past_the_deadline() -> None:
@@ -362,9 +377,8 @@ async def test_what_is_late_when_the_store_is_closed_never_lands() -> None:
 
 
 async def test_closing_ends_what_is_just_landing() -> None:
-    store = FaultyStore(FaultyStore(MemoryStore()))
-    inner = store._store
-    assert isinstance(inner, FaultyStore)
+    inner = FaultyStore(MemoryStore())
+    store = FaultyStore(inner)
     store.lose_answers(late=0.001, times=1)
     inner.delay(0.5)
     assert await kinds(store, write(new_key(), expect=ABSENT)) == [WriteUncertain]
@@ -397,6 +411,21 @@ def test_a_loop_that_ends_before_a_late_write_lands_says_nothing(
     asyncio.run(store.land())
     asyncio.run(store.aclose())
     assert not caplog.records
+
+
+def test_closing_in_one_loop_leaves_what_is_late_in_another() -> None:
+    store, memory = faulty()
+    store.lose_answers(late=60, times=2)
+    operations = [write(new_key(), expect=ABSENT), write(new_key(), expect=ABSENT)]
+    loops = [asyncio.new_event_loop(), asyncio.new_event_loop()]
+    for loop, operation in zip(loops, operations, strict=True):
+        assert loop.run_until_complete(kinds(store, operation)) == [WriteUncertain]
+    loops[0].run_until_complete(store.aclose())
+    loops[1].run_until_complete(store.land())
+    reads = [Read(operation.key) for operation in operations]
+    assert loops[1].run_until_complete(kinds(memory, *reads)) == [Missing, Found]
+    for loop in loops:
+        loop.close()
 
 
 # --- dice -------------------------------------------------------------------------------------------------------------
