@@ -43,78 +43,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Final
 
-from serverless_session.deadline import Duration, seconds, time_left, within
+from serverless_session.deadline import time_left, within
 from serverless_session.errors import ServerlessSessionError, StoreTimeout, StoreUnavailable, WriteUncertain
-from serverless_session.stores.contract import (
-    Delete,
-    Failed,
-    Operation,
-    Outcome,
-    Read,
-    Store,
-    Write,
-    refuse_repeated_keys,
-)
+from serverless_session.stores.contract import Failed, Operation, Outcome, Read, Store, Write, refuse_repeated_keys
+from serverless_session.testing.faults import ALL, Fate, Fault, Faults, Injected, Kinds, Span, in_seconds
 
-Span = Duration | tuple[Duration, Duration]
-"""A duration, or the shortest and the longest of which one is drawn each time."""
-
-Kinds = type[Read] | type[Write] | type[Delete] | tuple[type[Read] | type[Write] | type[Delete], ...]
-"""Which operations a fault is for: `Read`, or `(Write, Delete)`."""
-
-ALL: Final = (Read, Write, Delete)
-
-
-@dataclass(slots=True)
-class Injected:
-    """How many operations were met by a fault. `landed`: lost or delayed ones that were carried out after all."""
-
-    failed: int = 0
-    lost: int = 0
-    delayed: int = 0
-    landed: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class _Fault:
-    """What is to happen to operations: `after` so many of these kinds, `times` times."""
-
-    on: Kinds
-    after: int = 0
-    times: int | None = None
-    error: type[StoreUnavailable] | None = None
-    fails: float = 0.0
-    loses: float = 0.0
-    done: bool | None = None
-    late: tuple[float, float] = (0.0, 0.0)
-    delay: tuple[float, float] = (0.0, 0.0)
-
-    def applies(self, operation: Operation) -> bool:
-        """Is it this one's turn? Asked once for each operation."""
-        if not isinstance(operation, self.on) or self.times == 0:
-            return False
-        if self.after > 0:
-            self.after -= 1
-            return False
-        if self.times is not None:
-            self.times -= 1
-        return True
-
-
-@dataclass(slots=True, kw_only=True)
-class _Fate:
-    """What happens to one operation. `late`: seconds after its outcome at which it is carried out, if `done` at all."""
-
-    error: type[StoreUnavailable] | None = None
-    lost: bool = False
-    done: bool = True
-    late: float = 0.0
-    delay: float = 0.0
+Leaving = Mapping[int, tuple[Operation, Fate]]
+"""By their places in the call: the operations that leave, and what becomes of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -141,8 +80,7 @@ class FaultyStore(Store):
         self.limits = store.limits
         self.seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
         self.injected = Injected()
-        self._dice = random.Random(self.seed)
-        self._faults: list[_Fault] = []
+        self._faults = Faults(random.Random(self.seed), self.injected)
         self._late: list[_Landing] = []
 
     def __repr__(self) -> str:
@@ -161,7 +99,7 @@ class FaultyStore(Store):
         """Operations fail with this error, `StoreUnavailable` or `StoreTimeout`, and nothing is done."""
         if not issubclass(error, StoreUnavailable):
             raise TypeError("what fails was not done, so it is StoreUnavailable or StoreTimeout; see lose_answers()")
-        self._faults.append(_Fault(on=on, after=after, times=times, error=error, fails=1.0))
+        self._faults.add(Fault(on=on, after=after, times=times, error=error, fails=1.0))
 
     def lose_answers(
         self,
@@ -177,10 +115,10 @@ class FaultyStore(Store):
         `done`: whether the operation is carried out; None throws dice. `late`: how long after its outcome that is;
         `float("inf")` waits for `land()`.
         """
-        span = _span(late)
+        span = in_seconds(late)
         if done is False and span != (0.0, 0.0):
             raise ValueError("what is never done cannot be late")
-        self._faults.append(_Fault(on=on, after=after, times=times, loses=1.0, done=done, late=span))
+        self._faults.add(Fault(on=on, after=after, times=times, loses=1.0, done=done, late=span))
 
     def delay(self, duration: Span, *, on: Kinds = ALL, after: int = 0, times: int | None = None) -> None:
         """Operations are so long on the way there; `float("inf")` is a store that hangs.
@@ -188,7 +126,7 @@ class FaultyStore(Store):
         Where the deadline comes first, reads are a `StoreTimeout` and writes, which have left, `WriteUncertain`: they
         land when the delay is over.
         """
-        self._faults.append(_Fault(on=on, after=after, times=times, delay=_span(duration)))
+        self._faults.add(Fault(on=on, after=after, times=times, delay=in_seconds(duration)))
 
     def at_random(
         self, *, fail: float = 0.0, lose: float = 0.0, delay: Span = 0.0, late: Span = 0.0, on: Kinds = ALL
@@ -199,8 +137,8 @@ class FaultyStore(Store):
         """
         if not (fail >= 0 and lose >= 0 and fail + lose <= 1):
             raise ValueError("fail and lose are probabilities: 0 to 1, together at most 1")
-        fault = _Fault(on=on, error=StoreUnavailable, fails=fail, loses=lose, late=_span(late), delay=_span(delay))
-        self._faults.append(fault)
+        fault = Fault(on=on, fails=fail, loses=lose, late=in_seconds(late), delay=in_seconds(delay))
+        self._faults.add(fault)
 
     def heal(self) -> None:
         """No faults from here on. What is late still lands."""
@@ -228,82 +166,64 @@ class FaultyStore(Store):
         if not self._faults:
             return await self._store.perform(*operations)
         refuse_repeated_keys(operations)
-        fates = [self._fate(operation) for operation in operations]
-        allowed = max(time_left(), 0.0)
-        with within(allowed):
-            delay = max((fate.delay for fate in fates), default=0.0)
-            if delay > 0:
-                await self._travel(operations, fates, delay, allowed)
-            if delay < allowed or delay == 0:
-                return await self._arrive(operations, fates, allowed)
-        return [self._lost(operation, allowed) for operation in operations]
-
-    def _fate(self, operation: Operation) -> _Fate:
-        fate = _Fate()
-        if isinstance(operation, Write) and self.limits.refuse(operation.value):
-            return fate  # it is decided before anything is sent, so nothing can happen to it
-        decided = False
-        for fault in self._faults:
-            if (decided and fault.fails + fault.loses > 0) or not fault.applies(operation):
-                continue
-            fate.delay += self._draw(fault.delay)
-            chance = self._dice.random() if 0 < fault.fails + fault.loses < 1 else 0.0
-            if chance < fault.fails:
-                fate.error, decided = fault.error, True
-                self.injected.failed += 1
-            elif chance < fault.fails + fault.loses:
-                fate.lost, decided = True, True
-                fate.done = self._dice.random() < 0.5 if fault.done is None else fault.done
-                fate.late = self._draw(fault.late)
-                self.injected.lost += 1
-        if fate.delay > 0:
-            self.injected.delayed += 1
-        return fate
-
-    async def _travel(
-        self, operations: Sequence[Operation], fates: Sequence[_Fate], delay: float, allowed: float
-    ) -> None:
-        """Wait for the delay or the deadline. What does not arrive in time lands without us."""
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        arrives = False
-        try:
-            await asyncio.sleep(min(delay, allowed))
-            arrives = delay < allowed
-        finally:
-            if not arrives:
-                left = max(delay - (loop.time() - begun), 0.0)
-                for operation, fate in zip(operations, fates, strict=True):
-                    if fate.error is None and fate.done:
-                        self._land_in(left + fate.late, operation)
-
-    async def _arrive(
-        self, operations: Sequence[Operation], fates: Sequence[_Fate], allowed: float
-    ) -> Sequence[Outcome]:
-        """Carry out what is to be carried out now, in one call; the outcomes of all."""
         outcomes: dict[int, Outcome] = {}
-        sent: list[int] = []
-        for place, (operation, fate) in enumerate(zip(operations, fates, strict=True)):
+        leaving: dict[int, tuple[Operation, Fate]] = {}
+        for place, operation in enumerate(operations):
+            # Decided before anything is sent, so nothing can happen to it.
+            too_large = self.limits.refuse(operation.value) if isinstance(operation, Write) else None
+            if too_large:
+                outcomes[place] = too_large
+            else:
+                leaving[place] = operation, self._faults.fate(operation)
+        if leaving:
+            await self._send(leaving, outcomes)
+        return [outcomes[place] for place in range(len(operations))]
+
+    async def _send(self, leaving: Leaving, outcomes: dict[int, Outcome]) -> None:
+        """Fill in the outcomes, before the deadline: what does not arrive by then lands without us."""
+        allowed = max(time_left(), 0.0)
+        delay = max(fate.delay for _, fate in leaving.values())
+        arrives = delay == 0
+        with within(allowed):
+            if delay > 0:
+                loop = asyncio.get_running_loop()
+                begun = loop.time()
+                try:
+                    await asyncio.sleep(min(delay, allowed))
+                    arrives = delay < allowed
+                finally:
+                    if not arrives:
+                        self._go_on(leaving, max(delay - (loop.time() - begun), 0.0))
+            if arrives:
+                await self._arrive(leaving, outcomes, allowed)
+            else:
+                outcomes.update({place: _lost(operation, allowed) for place, (operation, _) in leaving.items()})
+
+    async def _arrive(self, leaving: Leaving, outcomes: dict[int, Outcome], allowed: float) -> None:
+        """Carry out what is to be carried out now, in one call."""
+        now: dict[int, Operation] = {}
+        for place, (operation, fate) in leaving.items():
             if fate.error is not None:
                 outcomes[place] = Failed(_injected(fate.error, allowed))
-            elif fate.lost and (not fate.done or fate.late > 0):
-                outcomes[place] = self._lost(operation, allowed)
+            elif fate.lost and (fate.late > 0 or not fate.done):
+                outcomes[place] = _lost(operation, allowed)
                 if fate.done:
                     self._land_in(fate.late, operation)
             else:
-                sent.append(place)
-        if sent:
-            answers = await self._store.perform(*(operations[place] for place in sent))
-            for place, answer in zip(sent, answers, strict=True):
-                outcomes[place] = self._lost(operations[place], allowed) if fates[place].lost else answer
-        return [outcomes[place] for place in range(len(operations))]
-
-    def _lost(self, operation: Operation, allowed: float) -> Failed:
-        if isinstance(operation, Read):
-            return Failed(_injected(StoreTimeout, allowed))
-        return Failed(WriteUncertain("a fault was injected: a write has left and its answer was lost"))
+                now[place] = operation
+        if now:
+            answers = await self._store.perform(*now.values())
+            for (place, operation), answer in zip(now.items(), answers, strict=True):
+                _, fate = leaving[place]
+                outcomes[place] = _lost(operation, allowed) if fate.lost else answer
 
     # --- what lands late ----------------------------------------------------------------------------------------------
+
+    def _go_on(self, leaving: Leaving, delay: float) -> None:
+        """Nobody waits for these any more, and they are still on their way."""
+        for operation, fate in leaving.values():
+            if fate.error is None and fate.done:
+                self._land_in(delay + fate.late, operation)
 
     def _land_in(self, delay: float, operation: Operation) -> None:
         if isinstance(operation, Read):
@@ -335,16 +255,11 @@ class FaultyStore(Store):
         self._late = [landing for landing in self._late if not landing.loop.is_closed()]
         return [landing for landing in self._late if landing.loop is asyncio.get_running_loop()]
 
-    def _draw(self, span: tuple[float, float]) -> float:
-        shortest, longest = span
-        return shortest if shortest == longest else self._dice.uniform(shortest, longest)
 
-
-def _span(span: Span) -> tuple[float, float]:
-    shortest, longest = span if isinstance(span, tuple) else (span, span)
-    if not 0 <= seconds(shortest) <= seconds(longest):
-        raise ValueError("a duration is a number of seconds from 0, or the shortest and the longest of them")
-    return seconds(shortest), seconds(longest)
+def _lost(operation: Operation, allowed: float) -> Failed:
+    if isinstance(operation, Read):
+        return Failed(_injected(StoreTimeout, allowed))
+    return Failed(WriteUncertain("a fault was injected: a write has left and its answer was lost"))
 
 
 def _injected(error: type[StoreUnavailable], allowed: float) -> ServerlessSessionError:

@@ -153,6 +153,8 @@ async def test_too_large_and_wrong_use_are_what_they_are_under_any_fault() -> No
         assert await kinds(store, too_large) == [ValueTooLarge], "it is decided before anything is sent"
         with pytest.raises(ValueError, match="must differ"):
             await store.perform(Read("a"), Read("a"))
+        with within(0.01):
+            assert (await kinds(store, Read("a"), too_large))[1] is ValueTooLarge
         store.heal()
 
 
@@ -446,6 +448,14 @@ async def test_faults_at_random_are_as_frequent_as_was_asked() -> None:
     assert set(told) == {StoreUnavailable, StoreTimeout, WriteUncertain, Missing, Written}
     assert 40 < told.count(StoreUnavailable) == store.injected.failed < 120
     assert 80 < told.count(StoreTimeout) + told.count(WriteUncertain) == store.injected.lost < 160
+
+
+async def test_two_faults_that_are_certain_together_share_what_comes() -> None:
+    store, _ = faulty(seed=7)
+    store.at_random(fail=0.5, lose=0.5)
+    told = await storm(store, 100)
+    assert set(told) == {StoreUnavailable, StoreTimeout, WriteUncertain}
+    assert 50 < told.count(StoreUnavailable) < 150
 
 
 async def test_an_outcome_that_was_told_is_true_whatever_the_dice_say() -> None:
