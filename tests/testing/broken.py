@@ -17,6 +17,7 @@ from serverless_session.deadline import time_left
 from serverless_session.errors import StoreTimeout, StoreUnavailable, ValueTooLarge
 from serverless_session.stores import (
     ABSENT,
+    ANYTHING,
     Conflict,
     Delete,
     Deleted,
@@ -292,6 +293,92 @@ class DeleteAsksNoVersion(ExactStore):
         return Deleted()
 
 
+class DeletesInWordsOnly(ExactStore):
+    """Marks what it deletes, and goes on reading it."""
+
+    def drop(self, key: str) -> None:
+        return
+
+
+class DeleteShowsWhatHasExpired(ExactStore):
+    """Is refused by what has expired, and shows it."""
+
+    async def delete_one(self, operation: Delete) -> Outcome:
+        found, _ = self.kept.get(operation.key, (None, 0.0))
+        if found is not None and not found.meets(operation.expect):
+            return Conflict(found)
+        return await super().delete_one(operation)
+
+
+class DeleteWantsAVersion(ExactStore):
+    """Has no unconditional delete."""
+
+    async def delete_one(self, operation: Delete) -> Outcome:
+        if operation.expect is ANYTHING and self.stands(operation.key) != Missing():
+            return Conflict(self.stands(operation.key))
+        return await super().delete_one(operation)
+
+
+class AnythingIsSomething(ExactStore):
+    """An UPDATE finds no row where nothing stands."""
+
+    def may(self, operation: Write, stands: Found | Missing) -> bool:
+        if operation.expect is ANYTHING:
+            return isinstance(stands, Found)
+        return super().may(operation, stands)
+
+
+class BringsBack(ExactStore):
+    """A write that expects a version lands where that was deleted."""
+
+    def may(self, operation: Write, stands: Found | Missing) -> bool:
+        return stands == Missing() or super().may(operation, stands)
+
+
+class NothingIsEmpty(ExactStore):
+    """Takes the empty string for nothing, and nothing for the empty string."""
+
+    async def one(self, operation: Operation) -> Outcome:
+        outcome = await super().one(operation)
+        nothing = isinstance(operation, Read) and outcome == Missing()
+        return Found(b"", Version(bytes(8))) if nothing else outcome
+
+
+class ReadsOnce(ExactStore):
+    """Reading takes it away."""
+
+    async def one(self, operation: Operation) -> Outcome:
+        outcome = await super().one(operation)
+        if isinstance(operation, Read):
+            self.drop(operation.key)
+        return outcome
+
+
+class ReadsAReplica(ExactStore):
+    """Reads are one call behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replica: Kept = {}
+
+    async def perform(self, *operations: Operation) -> Sequence[Outcome]:
+        behind = {key: found for key, (found, ends) in self.replica.items() if not self.is_over(ends)}
+        self.replica = dict(self.kept)
+        outcomes = await super().perform(*operations)
+        return [
+            behind.get(operation.key, Missing()) if isinstance(operation, Read) else outcome
+            for operation, outcome in zip(operations, outcomes, strict=True)
+        ]
+
+
+class ConveniencesSwallow(ExactStore):
+    """Its conveniences know no failure."""
+
+    async def _only(self, operation: Operation) -> Outcome:
+        (outcome,) = await self.perform(operation)
+        return Conflict(Missing()) if isinstance(outcome, Failed) else outcome
+
+
 # --- expiry -----------------------------------------------------------------------------------------------------------
 
 
@@ -447,6 +534,15 @@ class ACallIsATransaction(ExactStore):
         return outcomes
 
 
+class NothingToDoIsAnError(ExactStore):
+    """A batch of nothing is refused by the server: DynamoDB."""
+
+    async def perform(self, *operations: Operation) -> Sequence[Outcome]:
+        if not operations:
+            raise ValueError("at least one item is needed")
+        return await super().perform(*operations)
+
+
 class TakesKeysTwice(ExactStore):
     async def perform(self, *operations: Operation) -> Sequence[Outcome]:
         await asyncio.sleep(0)
@@ -556,6 +652,13 @@ class TooLargeDeletes(ExactStore):
         if isinstance(outcome, Failed) and isinstance(outcome.error, ValueTooLarge):
             self.drop(operation.key)
         return outcome
+
+
+class SendsWhatIsTooLarge(ExactStore):
+    """Leaves it to the server, which has a larger limit."""
+
+    async def one(self, operation: Operation) -> Outcome:
+        return await (self.write_one(operation) if isinstance(operation, Write) else super().one(operation))
 
 
 class LargestIsOneLess(ExactStore):
