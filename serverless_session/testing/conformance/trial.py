@@ -72,6 +72,8 @@ class Trial(ABC):
     seed: int | None = None
     """Of all dice; None: another one for each check. A check that fails names the one it had."""
 
+    _thrown: int | None = None
+
     @abstractmethod
     async def open_store(self) -> Store:
         """A store, opened for one check and closed after it; a second one where two must see each other's writes."""
@@ -108,8 +110,6 @@ class Trial(ABC):
         """The dice of this check."""
         self._thrown = random.SystemRandom().randrange(1 << 32) if self.seed is None else self.seed
         return random.Random(self._thrown)
-
-    _thrown: int | None = None
 
     @contextmanager
     def telling_the_seed(self) -> Iterator[None]:
