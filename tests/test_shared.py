@@ -18,7 +18,7 @@ from serverless_session.errors import ConfigurationError
 from serverless_session.records.records import Records
 from serverless_session.stores import MemoryStore, Read, RedisStore, Store, open_store
 from serverless_session.testing import CountingStore, ManualClock
-from tests.stores.conformance import present
+from serverless_session.testing.operations import present
 
 SECRET, OLD, OLDER = (
     "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1",

@@ -41,9 +41,23 @@ from collections.abc import Sequence
 from time import time
 
 from serverless_session.stores import (
-    ABSENT, ANYTHING, Conflict, Delete, Deleted, Found, Limits, Missing, Operation, Outcome, Read, Store, Write,
-    Written, refuse_repeated_keys,
+    ABSENT,
+    ANYTHING,
+    Conflict,
+    Delete,
+    Deleted,
+    Found,
+    Limits,
+    Missing,
+    Operation,
+    Outcome,
+    Read,
+    Store,
+    Write,
+    Written,
+    refuse_repeated_keys,
 )
+
 
 class DictStore(Store):
     """One process, one thread; shows the contract and nothing else."""

@@ -1,4 +1,4 @@
-"""Every Python example in the README, in docs/ and in the docstring of the store contract runs, a document at a time.
+"""Every Python example in the README, in docs/ and in the docstrings named below runs, a document at a time.
 
 The examples of one document share their names, in the order of the text, and run in an empty folder. An example that
 cannot run stands after `<!--- skip: next -->`.
@@ -11,7 +11,12 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 ROOT = Path(__file__).parent.parent.parent
-MODULES = ["serverless_session/stores/contract.py"]
+MODULES = [
+    "serverless_session/stores/contract.py",
+    "serverless_session/testing/conformance/__init__.py",
+    "serverless_session/testing/counting.py",
+    "serverless_session/testing/faulty.py",
+]
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *(ROOT / module for module in MODULES)])
 
 sybil = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])

@@ -34,8 +34,8 @@ from serverless_session.stores import (
     new_version,
 )
 from serverless_session.testing import CountingStore, ManualClock
+from serverless_session.testing.operations import new_key
 from tests.servers import Server
-from tests.stores.conformance import new_key
 from tests.stores.faults import FaultyWire, silent
 
 SECRET, OLD = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1", "p8Zc4rTn6yVb1QmKx9WsJd3LhGf7eUa2"

@@ -1,7 +1,8 @@
 """Each store keeps the contract: ours on memory and every real server, and the one in the contract's docstring."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -25,59 +26,55 @@ from serverless_session.stores import (
     contract,
     new_version,
 )
-from tests.stores import conformance
-from tests.stores.conformance import Check
-
-STORES = ["memory", "valkey", "redis7", "redis62", "memcached", "memcached, inline", "docstring"]
+from serverless_session.testing import StoreConformance
+from tests.servers import Server
 
 
-def store_of_the_docstring() -> Store:
-    assert contract.__doc__ is not None
-    (program,) = re.findall(r"^```python\n(.*?)^```$", contract.__doc__, re.MULTILINE | re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(compile(program, "the docstring of stores/contract.py", "exec"), names)
-    store = names["DictStore"]()
-    assert isinstance(store, Store)
-    return store
+class TestMemoryStore(StoreConformance):
+    async def open_store(self) -> Store:
+        return MemoryStore()
 
 
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    match request.param:
-        case "memory":
-            yield MemoryStore()
-        case "docstring":
-            yield store_of_the_docstring()
-        case "memcached":
-            memcached = MemcachedStore(request.getfixturevalue("memcached").url)
-            yield memcached
-            await memcached.aclose()
-        case "memcached, inline":
-            memcached = MemcachedStore(request.getfixturevalue("memcached").url)
-            may_block.set(True)
-            yield memcached
-            await memcached.aclose()
-        case server:
-            store = RedisStore(request.getfixturevalue(server).url)
-            yield store
-            await store.aclose()
+class TestTheStoreOfTheDocstring(StoreConformance):
+    async def open_store(self) -> Store:
+        assert contract.__doc__ is not None
+        (program,) = re.findall(r"^```python\n(.*?)^```$", contract.__doc__, re.MULTILINE | re.DOTALL)
+        names: dict[str, Any] = {}
+        exec(compile(program, "the docstring of stores/contract.py", "exec"), names)
+        store = names["DictStore"]()
+        assert isinstance(store, Store)
+        return store
 
 
-@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-async def test_a_store_keeps_the_contract(store: Store, check: Check) -> None:
-    await check(store)
+class TestRedisStore(StoreConformance):
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_server: Server) -> None:
+        self.url = redis_server.url
+
+    async def open_store(self) -> Store:
+        return RedisStore(self.url)
 
 
-async def test_3_200_increments_by_16_tasks_are_all_kept(store: Store) -> None:
-    await conformance.check_race_of_increments(store, tasks=16, times=200)
+class TestMemcachedStore(StoreConformance):
+    """In threads, as everywhere but under our Lambda handler."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, memcached: Server) -> None:
+        self.url = memcached.url
+
+    async def open_store(self) -> Store:
+        return MemcachedStore(self.url)
 
 
-async def test_one_of_50_claimers_wins(store: Store) -> None:
-    await conformance.check_race_of_claims(store, claimers=50)
+class TestMemcachedStoreOnItsLoop(TestMemcachedStore):
+    """As under our Lambda handler."""
 
-
-async def test_one_of_20_deletes_deletes(store: Store) -> None:
-    await conformance.check_race_of_deletes(store)
+    @pytest.fixture(autouse=True)
+    def _blocking(self, memcached: Server) -> Iterator[None]:
+        token = may_block.set(True)
+        yield
+        may_block.reset(token)
+        assert not any(thread.name.startswith("memcached") for thread in threading.enumerate())
 
 
 # --- wrong use is refused where the operation is made -----------------------------------------------------------------

@@ -37,10 +37,10 @@ from serverless_session.stores import (
 from serverless_session.stores import (
     memcached as module,
 )
+from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
 from tests.aws.events import Context, event_v2
 from tests.servers import Server
-from tests.stores.conformance import new_key, one, present, write
 from tests.wire import TripCounter
 
 SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"

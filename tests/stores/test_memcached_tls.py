@@ -16,8 +16,8 @@ from cryptography.x509.oid import NameOID
 from serverless_session.deadline import may_block, within
 from serverless_session.errors import StoreUnavailable
 from serverless_session.stores import ABSENT, Failed, Found, MemcachedStore, Outcome, Read, Written, memcached
+from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
-from tests.stores.conformance import new_key, one, present, write
 from tests.stores.faults import FaultyWire, silent
 
 

@@ -23,7 +23,8 @@ from serverless_session.stores import (
 )
 from serverless_session.stores.memory import ENTRY_BYTES
 from serverless_session.testing import ManualClock
-from tests.stores import conformance
+from serverless_session.testing.conformance.races import increment
+from serverless_session.testing.operations import new_key
 
 VALUE = bytes(100)
 
@@ -199,13 +200,13 @@ def impatient_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("impatient_threads")
 def test_loops_in_several_threads_lose_no_increment() -> None:
-    store, key = MemoryStore(), conformance.new_key()
+    store, key = MemoryStore(), new_key()
     threads, tasks, times = 4, 4, 150
     start = threading.Barrier(threads)
     errors = list[BaseException]()
 
     async def race() -> None:
-        await asyncio.gather(*(conformance.increment(store, key, times=times) for _ in range(tasks)))
+        await asyncio.gather(*(increment(store, key, times=times) for _ in range(tasks)))
 
     def run() -> None:
         start.wait()

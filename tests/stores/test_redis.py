@@ -47,9 +47,9 @@ from serverless_session.stores import (
     links,
     new_version,
 )
+from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
 from tests.servers import Server
-from tests.stores.conformance import new_key, one, present, write
 from tests.stores.faults import (
     Behaviour,
     FaultyWire,

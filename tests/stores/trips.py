@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from serverless_session.stores import ABSENT, ANYTHING, Delete, Found, Operation, Read, Store, Version
-from tests.stores.conformance import new_key, one, present, write
+from serverless_session.testing.operations import new_key, one, present, write
 
 STORES = ["Redis, Valkey", "Memcached"]
 

@@ -45,7 +45,7 @@ from serverless_session.stores import (
     Written,
     new_version,
 )
-from serverless_session.testing import CountingStore, ManualClock
+from serverless_session.testing import CountingStore, FaultyStore, ManualClock, StoreConformance
 
 KEY = os.environ["KEY"]
 
@@ -130,7 +130,33 @@ async def use(store: Store) -> None:
     await store.write("k", b"v", ttl=60, version=version)  # type: ignore[call-arg]
 
 
+class TestDictStore(StoreConformance):
+    increments = 10
+
+    async def open_store(self) -> Store:
+        return DictStore()
+
+
+class TestNothing(StoreConformance):
+    pass
+
+
+TestNothing()  # type: ignore[abstract]
+
+
 # 12 tests
+def test_a_dead_store_is_503() -> None:
+    with shared.override(store=(faulty := FaultyStore(MemoryStore(), seed=1))):
+        faulty.fail(StoreUnavailable)
+        faulty.fail(StoreTimeout, on=Read, after=1, times=2)
+        faulty.fail(WriteUncertain)  # type: ignore[arg-type]
+        faulty.lose_answers(done=None, late=(0.1, timedelta(seconds=2)), on=(Write, Delete))
+        faulty.delay(timedelta(seconds=1))
+        faulty.at_random(fail=0.05, lose=0.05, delay=(0, 0.01))
+        faulty.heal()
+        assert_type(faulty.injected.failed, int)
+
+
 def test_it() -> None:
     with shared.override(store=CountingStore(MemoryStore()), clock=(clock := ManualClock())) as store:
         clock.advance(timedelta(minutes=1))
