@@ -19,13 +19,15 @@ or, any of them, `Failed(error)`. What a store promises, to the corner case:
    `Missing`. With `expect=ANYTHING` nothing can be settled: it is for tools. One hole is left: where nothing stands
    there is no version to move, so a copy of a *creation* (`expect=ABSENT`) whose answer was lost can land, again or
    late, after somebody has deleted what it created.
-3. **Conflict** shows what stood there at or after the refusal, never the expected version itself.
+3. **A refused operation changes nothing**, and of several at once that expect the same, one succeeds. `Conflict` shows
+   what stood there at or after the refusal, never the expected version itself.
 4. **Expiry**: never earlier than `ttl` seconds after the write, at most 2 s later; an expired value is never returned,
    even where the server deletes it late. A write that expects a version which has expired and was not replaced may
    land, and a `Delete` may call it `Deleted`.
 5. **Reads see every write acknowledged before they began**: primary, consistent reads, one region.
-6. **One call, one trip** wherever the server allows it. The keys of one call differ; its operations run in any order or
-   side by side, each with its own outcome, and a call is never a transaction. Who needs an order makes two calls.
+6. **One call, one trip** wherever the server allows it. The keys of one call differ (else it is a `ValueError`, and
+   nothing is done); its operations run in any order or side by side, each with its own outcome, and a call is never a
+   transaction. Who needs an order makes two calls. Nothing else is raised but cancellation.
 7. `look_first=True` lets a store read before it writes, where a failed condition costs as much as a write. It changes
    no outcome.
 8. **Too large** is `Failed(ValueTooLarge)`, decided from `limits` before anything is sent: the old value stands.
@@ -34,7 +36,7 @@ or, any of them, `Failed(error)`. What a store promises, to the corner case:
    time is not used again. Cancellation is passed on, and drops the connection.
 10. A store object may be made at import, before any loop, and used by several loops one after the other.
 
-A complete store:
+A complete store (`serverless_session.testing.StoreConformance` runs every rule over one):
 
 ```python
 from collections.abc import Sequence
