@@ -105,7 +105,7 @@ class SharedState:
         *,
         store: str | Store | None = None,
         namespace: str | None = None,
-        serializer: Serializer | None = None,
+        serializer: Serializer | Literal["json", "msgpack"] | None = None,
         timeout: Duration | None = None,
     ) -> SharedState:
         """Another SharedState, like this one but for what is given."""
@@ -324,7 +324,7 @@ def _checked_namespace(namespace: str, looked_at: str) -> str:
 
 
 def _checked_size(size: int | None) -> int | None:
-    if size is not None and (not isinstance(size, int) or size < 0):
+    if size is not None and (type(size) is not int or size < 0):
         raise ConfigurationError(
             "bad-size",
             "what is compressed begins at a number of bytes",

@@ -357,6 +357,16 @@ def test_replace_is_another_like_it_but_for_what_is_given() -> None:
 def test_replace_can_give_another_serializer() -> None:
     shared = SharedState("memory://", secret_key=SECRET)
     assert shared.replace(serializer=PLAIN).packer is not shared.packer
+    assert shared.replace(serializer="msgpack").packer.pack(b"x")[1:9] == b"\x07msgpack"
+
+
+def test_replace_and_override_keep_how_values_are_packed() -> None:
+    shared = SharedState("memory://", secret_key=SECRET, serializer="msgpack", compress_above_bytes=0)
+    with shared.override(store="memory://"):
+        for other in (shared, shared.replace(namespace="two")):
+            assert other.packer.pack("x" * 100, compress=True)[:9] == b"\1\x07msgpack"
+    never = SharedState("memory://", secret_key=SECRET, compress_above_bytes=None).replace(namespace="two")
+    assert never.packer.pack("x" * 5_000, compress=True)[0] == 0
     refusal(lambda: shared.replace(timeout=0), "bad-timeout")
     refusal(lambda: shared.replace(namespace="a b"), "bad-namespace")
 

@@ -2,6 +2,9 @@
 
     compression (1 byte: 0 none, 1 zlib) | length of the name (1) | the serializer's name | what it wrote
 
+With compression, what it wrote is `its length (4, big-endian) | a zlib stream`: so nothing is unpacked further than it
+claims, and no claim beyond `LARGEST_BYTES` is looked at.
+
 Compression is for those who ask for it. Sessions and claims never do: whoever sees the sizes of what is stored (in the
 store, on the wire) could guess secrets beside text of his own choosing, letter by letter.
 """
@@ -15,7 +18,7 @@ from serverless_session.codec.serializers import JSON, Serializer, dumps_of, ser
 from serverless_session.errors import ConfigurationError, DamagedValue, UnknownFormat, ValueNotSerializable
 
 LARGEST_BYTES: Final = 64 * 1024 * 1024
-"""What is larger is neither compressed nor decompressed: a bomb of some kilobytes would otherwise fill the memory."""
+"""What is larger is neither compressed nor decompressed: a bomb of one megabyte would otherwise become a gigabyte."""
 
 COMPRESS_ABOVE_BYTES: Final = 1024
 
@@ -48,6 +51,8 @@ class Packer:
 
     def unpack(self, packed: bytes) -> Any:
         """Raises `UnknownFormat` for another serializer's bytes, `DamagedValue` for what its own serializer rejects."""
+        if len(packed) < 2:
+            raise DamagedValue
         name_ends = 2 + packed[1]
         compression, name, body = packed[:1], packed[1:name_ends], packed[name_ends:]
         loads = self._loads.get(name) or self._loads_of_messagepack(name)
@@ -83,14 +88,17 @@ def _compressed(body: bytes) -> bytes:
         )
     import zlib
 
-    return zlib.compress(body, _LEVEL)
+    return len(body).to_bytes(4) + zlib.compress(body, _LEVEL)
 
 
 def _decompressed(compressed: bytes) -> bytes:
     import zlib
 
+    claimed = int.from_bytes(compressed[:4])
+    if claimed > LARGEST_BYTES:
+        raise DamagedValue
     stream = zlib.decompressobj()
-    body = stream.decompress(compressed, LARGEST_BYTES)
-    if not stream.eof or stream.unused_data:
-        raise DamagedValue  # cut, followed by something else, or larger than anything that was ever packed
+    body = stream.decompress(compressed[4:], claimed + 1)
+    if len(body) != claimed or not stream.eof or stream.unused_data:
+        raise DamagedValue  # cut, or followed by something else, or not what it claims to be
     return body

@@ -176,9 +176,9 @@ def test_a_test_client_without_with_has_a_loop_for_each_request(kind: Kind, requ
     client.close()
 
 
-@pytest.mark.usefixtures("_nothing_is_left")
 @each_kind
 def test_our_lambda_handler_keeps_one_connection(kind: Kind, request: pytest.FixtureRequest) -> None:
+    before = open_sockets()
     app, _ = app_over(kind.server(request).url)
     handler = LambdaHandler(app)
     cookie = handler(event_v2(), Context())["cookies"][0].partition(";")[0]
@@ -189,6 +189,7 @@ def test_our_lambda_handler_keeps_one_connection(kind: Kind, request: pytest.Fix
         cookie = answer["cookies"][0].partition(";")[0] if "cookies" in answer else cookie
     assert (open_sockets(), threads()) == (sockets, running)
     handler.close()
+    assert open_sockets() == before
 
 
 PROGRAM = """\
