@@ -9,7 +9,9 @@ throw away answers already read when the link breaks. Its `Connection` is used a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Sequence
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -23,7 +25,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from serverless_session.stores.links import CONNECT_SECONDS
+from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE
 from serverless_session.stores.settling import LinkBroken
 
 Command = tuple[bytes | str | int, ...]
@@ -52,6 +54,7 @@ class RedisLink:
         connection = factory.make_connection()
         assert isinstance(connection, AbstractConnection)
         self._connection = connection
+        self._writer: asyncio.StreamWriter | None = None
         self.life: object = self
 
     async def carry(
@@ -65,6 +68,8 @@ class RedisLink:
         is_sent = False
         try:
             await self._connection.connect()
+            # redis-py has no public way to it, and lets go of it before we could reset it. Without it we only close.
+            self._writer = getattr(self._connection, "_writer", None)
             packed = self._connection.pack_commands(commands)
             is_sent = True
             sent()
@@ -82,8 +87,16 @@ class RedisLink:
             raise LinkBroken("broke the connection" if is_sent else "could not be connected") from None
 
     async def is_quiet(self) -> bool:
+        # redis-py 8.1 asks for bytes and for their end, and a reset is neither
+        if self._writer is not None and self._writer.is_closing():
+            return False
         return self._connection.is_connected and not await self._connection.can_read()
 
     async def drop(self) -> None:
+        """With a reset: what has not left yet would keep the connection open, and could be carried out much later."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError, AttributeError):  # it is closed already
+                self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self._writer.transport.abort()
         with contextlib.suppress(RedisError, OSError, AttributeError):
             await self._connection.disconnect(nowait=True)
