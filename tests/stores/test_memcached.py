@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -303,11 +303,16 @@ def test_a_node_that_comes_back_never_brings_a_session_back_after_logout() -> No
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def threads_of_memcached() -> int:
-    return sum(thread.name.startswith("memcached") for thread in threading.enumerate())
+@pytest.fixture
+def threads_of_memcached() -> Callable[[], int]:
+    """How many threads of a store run that did not run before: those of a test before this one may still be ending."""
+    before = set(threading.enumerate())
+    return lambda: sum(thread.name.startswith("memcached") for thread in threading.enumerate() if thread not in before)
 
 
-async def test_calls_wait_in_threads_of_their_own_and_no_more_than_connections(memcached: Server) -> None:
+async def test_calls_wait_in_threads_of_their_own_and_no_more_than_connections(
+    memcached: Server, threads_of_memcached: Callable[[], int]
+) -> None:
     async with TripCounter.to(memcached.port) as wire:
         store = MemcachedStore(f"memcached://127.0.0.1:{wire.port}", max_connections=3)
         key, version = await present(store)
@@ -322,7 +327,9 @@ async def test_calls_wait_in_threads_of_their_own_and_no_more_than_connections(m
         await asyncio.sleep(0.01)
 
 
-async def test_where_the_loop_serves_one_request_no_thread_is_started(memcached: Server) -> None:
+async def test_where_the_loop_serves_one_request_no_thread_is_started(
+    memcached: Server, threads_of_memcached: Callable[[], int]
+) -> None:
     may_block.set(True)
     store = MemcachedStore(memcached.url)
     key, version = await present(store)
@@ -331,7 +338,7 @@ async def test_where_the_loop_serves_one_request_no_thread_is_started(memcached:
     await store.aclose()
 
 
-def test_our_lambda_handler_waits_on_its_own_loop(memcached: Server) -> None:
+def test_our_lambda_handler_waits_on_its_own_loop(memcached: Server, threads_of_memcached: Callable[[], int]) -> None:
     shared = SharedState(memcached.url, secret_key=SECRET)
     handler = LambdaHandler(shop(shared))
     answer = handler(event_v2("GET", "/login"), Context())
