@@ -1,8 +1,10 @@
 """Connections to one server: a bounded pool of them for each event loop. What they speak is not known here.
 
-A connection that broke, ran out of time or was cancelled is never used again. One that rested for `REST_SECONDS` of
-wall time is reopened rather than trusted: balancers drop idle flows without a word, and a frozen sandbox does not hear
-what happened meanwhile. After a break the idle ones are let go too: most often the whole server went away.
+A connection that broke, ran out of time or was cancelled is never used again, and is closed with a reset: what the
+kernel has not delivered yet must not arrive after the call was given up. One that rested for `REST_SECONDS` of wall
+time is reopened rather than trusted: balancers drop idle flows without a word, and a frozen sandbox does not hear what
+happened meanwhile. After one broke or ran out of time the idle ones are let go too: most often the whole server, or the
+way to it, went away.
 
 Connections belong to the running loop. Those of an ended loop are closed with it, those of the process that forked us
 are left alone. Callers wait for a free connection inside their own deadline.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import struct
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -23,7 +26,7 @@ CONNECT_SECONDS: Final = 0.3
 REST_SECONDS: Final = 30.0
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""For `SO_LINGER`: what the kernel has not delivered yet is discarded, not delivered after the call was given up."""
+"""For `SO_LINGER`."""
 
 
 class Link(Protocol):
@@ -43,8 +46,20 @@ class Link(Protocol):
 LinkT = TypeVar("LinkT", bound=Link)
 
 
+def has_something_to_read(descriptor: int) -> bool:
+    """Is there something to read from a socket, or has it ended? Asks the system, for the loop may not know yet."""
+    if descriptor < 0:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class Links(Generic[LinkT]):
-    """At most `most` connections to one server, on one event loop. `close` ends what else was made for that loop."""
+    """At most `most` connections to one server, on one event loop.
+
+    `close` ends what else was made for that loop: once it is closed, and the last call that began before is answered.
+    """
 
     def __init__(self, new: Callable[[], LinkT], most: int, close: Callable[[], None] = lambda: None) -> None:
         self._new = new
@@ -52,6 +67,7 @@ class Links(Generic[LinkT]):
         self._idle: list[tuple[LinkT, float]] = []
         self._slots = asyncio.Semaphore(most)
         self._open = True
+        self._calls = 0
         self._until_end: AsyncGenerator[None, None] | None = None
 
     async def carry(
@@ -65,6 +81,7 @@ class Links(Generic[LinkT]):
         if self._until_end is None:
             self._until_end = self._until_the_loop_ends()
             await anext(self._until_end)
+        self._calls += 1
         try:
             async with asyncio.timeout_at(ends) as limit, self._slots:
                 if not again:
@@ -81,12 +98,16 @@ class Links(Generic[LinkT]):
                     if isinstance(error, LinkBroken):
                         await self.rest()
                     raise
+            if self._open:
+                self._idle.append((link, time.time()))
+            else:  # closed while this was on its way
+                await link.drop()
         except TimeoutError:
+            await self.rest()
             raise LinkBroken("did not answer", timed_out=True) from None
-        if self._open:
-            self._idle.append((link, time.time()))
-        else:  # closed while this was on its way
-            await link.drop()
+        finally:
+            self._calls -= 1
+            self._close_if_done()
 
     async def _rested_or_new(self, life: object) -> LinkT:
         if life is not None:
@@ -109,7 +130,11 @@ class Links(Generic[LinkT]):
         await self.rest()
         if self._until_end is not None:
             await self._until_end.aclose()
-        self._close()
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if not self._open and not self._calls:
+            self._close()
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
         """Suspended while the loop runs: asyncio closes asynchronous generators before it closes a loop.
@@ -119,9 +144,10 @@ class Links(Generic[LinkT]):
         try:
             yield
         finally:
-            self._open = False
-            await self.rest()
-            self._close()
+            if self._open:  # the loop itself ends: who still waits for an answer will never go on
+                self._open = False
+                await self.rest()
+                self._close()
 
 
 class LinksByLoop(Generic[LinkT]):

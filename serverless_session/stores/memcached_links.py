@@ -14,18 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheClientError, MemcacheServerError, MemcacheUnexpectedCloseError
 
-from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE
+from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE, has_something_to_read
 from serverless_session.stores.settling import GivenUp, LinkBroken
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 Sent = Callable[[], None]
 """Called in the last moment before a command leaves; may raise to stop it."""
+
+_MOST_LOOKUPS: Final = 16
+"""Of one name at a time."""
+
+_NOT_FOUND: Final = b"NOT_FOUND\r\n"
+_JUNK: Final = "answered what no memcached says"
 
 
 class Refused(Exception):
@@ -55,9 +61,9 @@ class MemcachedLink:
         self._busy = self._dropped = False
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, ends: float = 0.0) -> None:
         self.life: object = object()
-        self._wire = _Wire(self._host, self._tls)
+        self._wire = _Wire(self._host, self._tls, ends)
         self._client = Client(
             (self._host, self._port),
             socket_module=self._wire,
@@ -123,7 +129,10 @@ class MemcachedLink:
 
     def delete(self, key: str, sent: Sent) -> bool:
         """Remove whatever stands there. Did anything?"""
-        return bool(self._ask(sent, self._client.delete, key))
+        deleted = bool(self._ask(sent, self._client.delete, key))
+        if not deleted and self._wire.heard != _NOT_FOUND:  # pymemcache takes any line for it, a web server's too
+            raise LinkBroken(_JUNK)
+        return deleted
 
     def _ask(self, sent: Sent, command: Callable[..., Any], *arguments: Any) -> Any:
         self._wire.about_to_send = sent
@@ -137,27 +146,28 @@ class MemcachedLink:
             raise LinkBroken("broke the connection" if self._wire.is_used else "could not be connected") from None
         except (MemcacheServerError, MemcacheClientError) as refusal:
             reason = refusal.args[0] if refusal.args and isinstance(refusal.args[0], bytes) else b""
-            self._begin()  # pymemcache has closed its connection
+            self._begin(self._wire.ends)  # pymemcache has closed its connection
             raise Refused(reason.decode("ascii", "replace")) from None
         except Exception:  # noqa: BLE001  what no memcached says makes pymemcache's parser raise anything, with keys in it
-            raise LinkBroken("answered what no memcached says") from None
+            raise LinkBroken(_JUNK) from None
 
 
 class _Wire:
     """What pymemcache takes for the module `socket` and for the one socket that it makes with it.
 
-    `ends` (monotonic) is when every wait of it ends. It connects to the first address that answers, where pymemcache
-    itself would try only the first.
+    `ends` (monotonic) is when every wait of it ends; `heard`, the first bytes since something was sent. It connects to
+    the first address that answers, where pymemcache itself would try only the first.
     """
 
     AF_UNSPEC, SOCK_STREAM, IPPROTO_TCP = socket.AF_UNSPEC, socket.SOCK_STREAM, socket.IPPROTO_TCP
 
-    def __init__(self, host: str, tls: Callable[[], ssl.SSLContext] | None) -> None:
+    def __init__(self, host: str, tls: Callable[[], ssl.SSLContext] | None, ends: float) -> None:
         self._host = host
         self._tls = tls
-        self.ends = 0.0
+        self.ends = ends
         self.about_to_send: Sent = lambda: None
         self.is_used = False
+        self.heard = b""
         self._socket: socket.socket | None = None
         self._is_made = False
 
@@ -167,10 +177,18 @@ class _Wire:
             raise TimeoutError
         return left
 
+    def _not_connected(self) -> ConnectionError:
+        """After a wait that ended: the error, unless it was the call's own time that was over."""
+        self._left()
+        return ConnectionAbortedError()
+
     # --- as a module --------------------------------------------------------------------------------------------------
 
     def getaddrinfo(self, host: str, port: int, *_: object) -> list[tuple[int, int, int, str, object]]:
-        return [(0, 0, 0, "", _addresses(host, port, min(self._left(), CONNECT_SECONDS)))]
+        try:
+            return [(0, 0, 0, "", _addresses(host, port, min(self._left(), CONNECT_SECONDS)))]
+        except TimeoutError:
+            raise self._not_connected() from None
 
     def socket(self, *_: object) -> _Wire:
         if self._is_made:
@@ -195,8 +213,8 @@ class _Wire:
                 if self._tls is not None:
                     self._socket = self._tls().wrap_socket(self._socket, server_hostname=self._host)
             except OSError as error:
-                failure = error
                 self._socket.close()
+                failure = self._not_connected() if isinstance(error, TimeoutError) else error
             else:
                 return
         raise failure
@@ -206,15 +224,19 @@ class _Wire:
         self._socket.settimeout(self._left())
         self.about_to_send()
         self.is_used = True
+        self.heard = b""
         self._socket.sendall(data)
 
     def recv(self, size: int) -> bytes:
         assert self._socket is not None
         self._socket.settimeout(self._left())
-        return self._socket.recv(size)
+        piece = self._socket.recv(size)
+        if len(self.heard) < len(_NOT_FOUND):
+            self.heard += piece[: len(_NOT_FOUND)]
+        return piece
 
     def close(self) -> None:
-        """At once, with a reset: what the kernel has not delivered yet must not arrive after the call was given up."""
+        """At once, with a reset: see `links`."""
         if self._socket is not None and self._socket.fileno() >= 0:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self._socket.close()
@@ -231,17 +253,38 @@ class _Wire:
     def is_quiet(self) -> bool:
         if self._socket is None or self._socket.fileno() < 0:
             return False
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return not poll.poll(0)
+        return not has_something_to_read(self._socket.fileno())
 
 
 # --- names to addresses -----------------------------------------------------------------------------------------------
-# `getaddrinfo` knows no deadline, so it waits in a thread that nobody has to wait for, one for each name.
+# `getaddrinfo` knows no deadline, so it waits in a thread that nobody has to wait for. One that lasts longer than we
+# wait for connections may have lost its question, and asks again after 5 s (glibc): the next caller begins another.
 
 _Addresses = Sequence[tuple[int, tuple[Any, ...]]]
 
-_lookups: dict[tuple[str, int], Future[_Addresses]] = {}
+
+class _Lookup(Future[_Addresses]):
+    """The addresses for a name."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__()
+        self._asked = host, port
+        self.begun = time.monotonic()
+        threading.Thread(target=self._ask, daemon=True, name="getaddrinfo").start()
+
+    def _ask(self) -> None:
+        try:
+            found = socket.getaddrinfo(*self._asked, type=socket.SOCK_STREAM)
+            self.set_result([(family, address) for family, _, _, _, address in found])
+        except (OSError, UnicodeError):
+            self.set_exception(socket.gaierror(socket.EAI_NONAME, "no address is known for it"))
+        finally:
+            with _lookups_lock:
+                if self in (running := _lookups[self._asked]):
+                    running.remove(self)
+
+
+_lookups: defaultdict[tuple[str, int], list[_Lookup]] = defaultdict(list)
 _lookups_lock = threading.Lock()
 
 
@@ -260,19 +303,9 @@ def _addresses(host: str, port: int, seconds: float) -> _Addresses:
             socket.inet_pton(family, host)
             return [(family, (host, port))]
     with _lookups_lock:
-        lookup = _lookups.get((host, port))
-        if lookup is None:
-            lookup = _lookups[host, port] = Future()
-            threading.Thread(target=_look_up, args=(host, port, lookup), daemon=True, name="getaddrinfo").start()
+        running = _lookups[host, port]
+        is_lost = running and time.monotonic() - running[-1].begun >= CONNECT_SECONDS
+        if not running or (is_lost and len(running) < _MOST_LOOKUPS):
+            running.append(_Lookup(host, port))
+        lookup = running[-1]
     return lookup.result(seconds)
-
-
-def _look_up(host: str, port: int, lookup: Future[_Addresses]) -> None:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        lookup.set_result([(family, address) for family, _, _, _, address in found])
-    except (OSError, UnicodeError):
-        lookup.set_exception(socket.gaierror(socket.EAI_NONAME, "no address is known for it"))
-    finally:
-        with _lookups_lock:
-            _lookups.pop((host, port), None)

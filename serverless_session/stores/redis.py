@@ -40,7 +40,7 @@ from serverless_session.stores.contract import (
 )
 from serverless_session.stores.links import Links, LinksByLoop
 from serverless_session.stores.redis_links import Command, RedisLink, connections_to
-from serverless_session.stores.settling import Attempt, Call, settle
+from serverless_session.stores.settling import Attempt, Call, LinkBroken, settle
 
 # ARGV: the version expected ('' for absent), the new version and value, ttl in ms. 1: written. Else what stands there.
 WRITE: Final = b"""\
@@ -139,7 +139,7 @@ def _command(operation: Operation) -> Command:
 
 
 def _outcome(operation: Operation, answer: object) -> Outcome:
-    """What an answer means."""
+    """What an answer means. Raises `LinkBroken` where it cannot be one: then nothing is known of the operation."""
     if isinstance(answer, ResponseError):
         mend = next((mend for kind, mend in _MENDS.items() if isinstance(answer, kind)), "what the server's log says")
         return Failed(StoreUnavailable(f"redis refused a command ({type(answer).__name__})", mend=mend))
@@ -156,7 +156,7 @@ def _outcome(operation: Operation, answer: object) -> Outcome:
             return Missing()
         case ((Write() | Delete()), (None | bytes())):
             return Conflict(Missing() if answer is None else _found(answer))
-    return Failed(StoreUnavailable("what answers there is no redis", mend="the address of a Redis or Valkey server"))
+    raise LinkBroken("answered what no redis says")
 
 
 def _found(kept: bytes) -> Found:

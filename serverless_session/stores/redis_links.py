@@ -25,12 +25,14 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE
+from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE, has_something_to_read
 from serverless_session.stores.settling import LinkBroken
 
 Command = tuple[bytes | str | int, ...]
 
 _REFUSALS = (AuthenticationError, AuthorizationError, BusyLoadingError)
+_TOO_MANY = "max number of clients reached"
+"""What the server says before it has read anything; redis-py makes a `ConnectionError` of it."""
 
 
 def connections_to(url: str) -> ConnectionPool:
@@ -82,20 +84,21 @@ class RedisLink:
                 answered(place, answer)
         # AttributeError: redis-py 8.1 on a reset, Python 3.12.1; ValueError: from its parser, at what is no Redis
         except (RedisError, OSError, AttributeError, ValueError, RecursionError) as error:
-            if isinstance(error, _REFUSALS):
-                raise LinkBroken(f"refused the connection ({type(error).__name__})", refused=True) from None
+            if isinstance(error, _REFUSALS) or _TOO_MANY in str(error):
+                why = _TOO_MANY if _TOO_MANY in str(error) else type(error).__name__
+                raise LinkBroken(f"refused the connection ({why})", refused=True) from None
             raise LinkBroken("broke the connection" if is_sent else "could not be connected") from None
 
     async def is_quiet(self) -> bool:
-        # redis-py 8.1 asks for bytes and for their end, and a reset is neither
-        if self._writer is not None and self._writer.is_closing():
+        # redis-py looks into the loop's buffer. Of a reset, and of what came while the loop stood, it does not know.
+        if self._writer is not None and has_something_to_read(self._writer.get_extra_info("socket").fileno()):
             return False
         return self._connection.is_connected and not await self._connection.can_read()
 
     async def drop(self) -> None:
-        """With a reset: what has not left yet would keep the connection open, and could be carried out much later."""
+        # redis-py closes in peace: a large write would go on, and its socket stay open, until the server has read it.
         if self._writer is not None:
-            with contextlib.suppress(OSError, AttributeError):  # it is closed already
+            with contextlib.suppress(OSError, AttributeError, TypeError):  # of a socket that is gone, or not quite one
                 self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self._writer.transport.abort()
         with contextlib.suppress(RedisError, OSError, AttributeError):

@@ -12,8 +12,9 @@ over one connection. Within an attempt an operation is `send`t and then `answer`
 | the same with `expect=ANYTHING` | it may stand, and a copy of it could overwrite somebody: `WriteUncertain` | none |
 
 Why a second copy settles what is in doubt: its success moves the version, so the first copy, if it still comes, is
-refused. Where it finds its own version, the first has landed: `Written`. A refusal proves nothing then (the first may
-have landed and have been overtaken, or never): `WriteUncertain`. Whatever is in doubt after the second attempt is
+refused. Where it finds its own version, the first has landed: `Written`. A refusal proves nothing then, be it by what
+stands there (the first may have landed and have been overtaken, or never) or by a server that is full or may not write
+(now: the first may have landed before): `WriteUncertain`. Whatever is in doubt after the second attempt is
 `WriteUncertain` too; what was sent in neither failed for sure.
 
 Attempts may run in threads: what happens to a call, happens under its lock, and an attempt that its caller has given up
@@ -137,10 +138,13 @@ class Attempt:
         """What the server's answer means. After an earlier copy in doubt, a refusal proves nothing."""
         with self._lock:
             self._must_be_open()
-            if isinstance(outcome, Conflict) and place in self._in_doubt:
-                outcome = Failed(
-                    WriteUncertain("a write was sent twice, and neither it nor what it expected stands there now")
+            if isinstance(outcome, Conflict | Failed) and place in self._in_doubt:
+                why = (
+                    "neither it nor what it expected stands there now"
+                    if isinstance(outcome, Conflict)
+                    else "the server refused the second copy: the first may or may not stand"
                 )
+                outcome = Failed(WriteUncertain(f"a write was sent twice, and {why}"))
             self._call.outcomes[place] = outcome
             del self._call.waiting[place]
             self._unanswered.discard(place)

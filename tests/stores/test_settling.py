@@ -1,7 +1,8 @@
 """Every way in which two copies of an operation, their answers and another process's deed can fall, enumerated.
 
-A copy may not leave, be lost, be answered, lose its answer, or land late, after the caller has its outcome. Between any
-two of these somebody else may overwrite or delete what stands there. No outcome may be contradicted by what landed.
+A copy may not leave, be lost, be answered, lose its answer, land late, after the caller has its outcome, or meet a
+server that is full and refuses it. Between any two of these somebody else may overwrite or delete what stands there. No
+outcome may be contradicted by what landed.
 """
 
 import asyncio
@@ -37,8 +38,8 @@ from serverless_session.stores.settling import Attempt, Call, GivenUp, LinkBroke
 OLD, NEW = Version(b"old-----"), Version(b"new-----")
 LIMITS = Limits(largest_value_bytes=100)
 
-UNSENT, LOST, ANSWERED, ANSWER_LOST, LATE = "unsent", "lost", "answered", "answer lost", "late"
-FATES = [UNSENT, LOST, ANSWERED, ANSWER_LOST, LATE]
+UNSENT, LOST, ANSWERED, ANSWER_LOST, LATE, FULL = "unsent", "lost", "answered", "answer lost", "late", "full"
+FATES = [UNSENT, LOST, ANSWERED, ANSWER_LOST, LATE, FULL]
 DEEDS = ["nothing", "overwrites", "deletes"]
 
 
@@ -106,6 +107,9 @@ class Case:
             attempt.send(0)
             if fate == LATE:
                 late.append(attempt.waiting[0])
+            if fate == FULL:
+                attempt.answer(0, Failed(StoreUnavailable("the server is full")))
+                return
             if fate in (LOST, LATE):
                 raise LinkBroken("did not answer", timed_out=True)
             outcome = server.do(attempt.waiting[0])
@@ -193,7 +197,7 @@ def contradictions() -> list[str]:
 
 
 def test_no_outcome_is_contradicted_by_what_landed() -> None:
-    assert len(list(cases(*SETTLED))) == 8 * 225
+    assert len(list(cases(*SETTLED))) == 8 * 36 * 9
     assert contradictions() == []
 
 
@@ -264,7 +268,7 @@ def test_what_expects_anything_is_sent_once(operation: Operation) -> None:
         outcome, server = case.play()
         if case.fates[0] == ANSWERED:
             assert isinstance(outcome, Written | Deleted | Missing)
-        elif case.fates[0] == UNSENT:
+        elif case.fates[0] in (UNSENT, FULL):
             assert isinstance(outcome, Failed)
             assert isinstance(outcome.error, StoreUnavailable)
         else:
@@ -278,8 +282,8 @@ def test_a_read_is_read_again_and_then_fails_for_sure() -> None:
         outcome, _ = case.play()
         assert isinstance(outcome, Found | Missing | Failed)
         if isinstance(outcome, Failed):
-            assert ANSWERED not in case.fates[: 1 if case.fates[0] == UNSENT else 2]
-            timed_out = case.fates[0] != UNSENT and case.fates[1] in (LOST, LATE)
+            assert ANSWERED not in case.fates[: 1 if case.fates[0] in (UNSENT, FULL) else 2]
+            timed_out = case.fates[0] not in (UNSENT, FULL) and case.fates[1] in (LOST, LATE)
             assert type(outcome.error) is (StoreTimeout if timed_out else StoreUnavailable)
 
 
