@@ -29,7 +29,7 @@ from serverless_session.stores import (
     Written,
     new_version,
 )
-from serverless_session.stores.settling import Attempt, Call, LinkBroken
+from serverless_session.stores.settling import Call, LinkBroken
 from serverless_session.testing.operations import new_key, one, present, write
 from tests.proxy import Proxy
 from tests.stores.networked import KINDS, Kind
@@ -183,7 +183,7 @@ async def told(kind: Kind, port: int, prepare: Prepare, delay: float, limit: flo
         with within(limit):
             outcome = await one(through, operation)
         await asyncio.sleep(1.0)
-        assert wire.delivered
+        assert wire.delivered or isinstance(outcome, Failed), "unless no connection was to be had"
         with within(10.0):
             later = await one(direct, Read(operation.key))
         await through.aclose()
@@ -232,16 +232,3 @@ async def test_it_catches_a_store_that_takes_no_answer_for_not_done(
 
     monkeypatch.setattr(Call, "broke", not_done)
     assert len(contradictions(await all_told(kind, kind.server(request).port, 0.4))) > 5
-
-
-@in_threads
-async def test_it_catches_a_store_that_takes_its_own_first_copy_for_somebody_elses(
-    kind: Kind, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    def mistake(self: Attempt, place: int, outcome: Outcome) -> None:
-        self._call.outcomes[place] = Conflict(Missing()) if outcome == Written() and self._in_doubt else outcome
-        del self._call.waiting[place]
-
-    monkeypatch.setattr(Attempt, "answer", mistake)
-    assert contradictions(await all_told(kind, kind.server(request).port, 0.4))
