@@ -44,7 +44,10 @@ LinkT = TypeVar("LinkT", bound=Link)
 
 
 class Links(Generic[LinkT]):
-    """At most `most` connections to one server, on one event loop. `close` ends what else was made for that loop."""
+    """At most `most` connections to one server, on one event loop.
+
+    `new` makes one, which connects when it is first used. `close` ends what else was made for that loop.
+    """
 
     def __init__(self, new: Callable[[], LinkT], most: int, close: Callable[[], None] = lambda: None) -> None:
         self._new = new
@@ -60,7 +63,7 @@ class Links(Generic[LinkT]):
         """`talk(link, ends)` over a free connection before `ends` (the loop's clock); `again`: over a new one.
 
         The first copy gets half of the time that is left once a connection is free, so that a second can settle it.
-        `life`: the connection to take if it is free.
+        `life`: the connection to take if it is free. Raises `LinkBroken` if `talk` does, or did not end in time.
         """
         if self._until_end is None:
             self._until_end = self._until_the_loop_ends()
