@@ -116,7 +116,7 @@ class MemcachedStore(Store):
         if len(calls) == 1:
             ((node, call),) = calls
             await node.settle(call, allowed, here=may_block.get())
-        else:
+        else:  # in threads wherever it runs: on the loop, one node would wait for the other
             async with asyncio.TaskGroup() as side_by_side:
                 for node, call in calls:
                     side_by_side.create_task(node.settle(call, allowed, here=False))
