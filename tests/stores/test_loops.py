@@ -40,13 +40,17 @@ def threads() -> int:
 
 @pytest.fixture
 def _nothing_is_left() -> Iterator[None]:
-    """As many sockets and threads as before. Threads that were told to end may take a moment for it."""
-    before = open_sockets(), threads()
+    """No more sockets and threads than before. Threads that were told to end may take a moment for it.
+
+    So may those of the test before: there may be fewer, too.
+    """
+    sockets, running = open_sockets(), threads()
     yield
     gc.collect()
     give_up_at = time.monotonic() + 2.0
-    while (open_sockets(), threads()) != before:
-        assert time.monotonic() < give_up_at, f"{(open_sockets(), threads())} sockets and threads; before {before}"
+    while open_sockets() > sockets or threads() > running:
+        left = f"{open_sockets()} sockets, {threads()} threads; before {sockets}, {running}"
+        assert time.monotonic() < give_up_at, left
         time.sleep(0.01)
 
 
@@ -186,9 +190,12 @@ def test_our_lambda_handler_keeps_one_connection(kind: Kind, request: pytest.Fix
 
 
 PROGRAM = """\
-import asyncio, gc, os, sys
+import asyncio, gc, logging, os, sys
 from serverless_session.deadline import may_block
 from serverless_session.stores import *
+
+# In debug mode asyncio reports whatever takes 0.1 s, and on a busy machine anything may.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing "))
 
 url, name, inline = sys.argv[1:]
 may_block.set(inline == "True")
