@@ -2,8 +2,9 @@
 
 Two kinds of time, never mixed. *Wall time* (seconds since 1970) comes from an injected `Clock` and decides what has
 expired. *Deadlines* are monotonic and travel by context variable, so they reach every store call of a request without
-an argument: `invocation_ends` is set by whoever knows when the platform will stop us, `within` by a caller that gives
-several calls one budget. `time_left` is the smallest of them. Nothing here ever waits.
+an argument: `set_invocation_end` is called by whoever knows when the platform will stop us, `within` by a caller that
+gives several calls one budget. `time_left` is the smallest of them. Whether a store's client may block the loop while
+it waits travels the same way (`may_block`). Nothing here ever waits.
 """
 
 from __future__ import annotations

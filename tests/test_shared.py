@@ -360,6 +360,12 @@ def test_replace_can_give_another_serializer() -> None:
     assert shared.replace(serializer="msgpack").packer.pack(b"x")[1:9] == b"\x07msgpack"
 
 
+def test_replace_refuses_what_the_constructor_refuses() -> None:
+    shared = SharedState("memory://", secret_key=SECRET)
+    refusal(lambda: shared.replace(timeout=0), "bad-timeout")
+    refusal(lambda: shared.replace(namespace="a b"), "bad-namespace")
+
+
 def test_replace_and_override_keep_how_values_are_packed() -> None:
     shared = SharedState("memory://", secret_key=SECRET, serializer="msgpack", compress_above_bytes=0)
     with shared.override(store="memory://"):
@@ -367,8 +373,6 @@ def test_replace_and_override_keep_how_values_are_packed() -> None:
             assert other.packer.pack("x" * 100, compress=True)[:9] == b"\1\x07msgpack"
     never = SharedState("memory://", secret_key=SECRET, compress_above_bytes=None).replace(namespace="two")
     assert never.packer.pack("x" * 5_000, compress=True)[0] == 0
-    refusal(lambda: shared.replace(timeout=0), "bad-timeout")
-    refusal(lambda: shared.replace(namespace="a b"), "bad-namespace")
 
 
 def test_override_swaps_the_store_and_clock_and_gives_them_back() -> None:

@@ -18,7 +18,7 @@ from serverless_session.codec.serializers import JSON, Serializer, dumps_of, ser
 from serverless_session.errors import ConfigurationError, DamagedValue, UnknownFormat, ValueNotSerializable
 
 LARGEST_BYTES: Final = 64 * 1024 * 1024
-"""What is larger is neither compressed nor decompressed: a bomb of one megabyte would otherwise become a gigabyte."""
+"""What is larger is refused, on either way, where it is compressed: a bomb of one megabyte could become a gigabyte."""
 
 COMPRESS_ABOVE_BYTES: Final = 1024
 
@@ -41,7 +41,11 @@ class Packer:
         self._loads = {_length_and_name(JSON): JSON.loads, self._name: serializer.loads}
 
     def pack(self, value: object, *, compress: bool = False) -> bytes:
-        """Raises `ValueNotSerializable`, naming the path of keys, for what would not come back as it is."""
+        """The bytes for a value. `compress`: whether its feature asks for it (False).
+
+        Raises `ValueNotSerializable`, naming the path of keys, for what would not come back as it is, and for more than
+        `LARGEST_BYTES` that would have to be compressed.
+        """
         body = self._dumps(value)
         if compress and self._compress_above is not None and len(body) > self._compress_above:
             compressed = _compressed(body)
@@ -50,7 +54,10 @@ class Packer:
         return _PLAIN + self._name + body
 
     def unpack(self, packed: bytes) -> Any:
-        """Raises `UnknownFormat` for another serializer's bytes, `DamagedValue` for what its own serializer rejects."""
+        """The value that was packed, whether or not it is compressed.
+
+        Raises `UnknownFormat` for another serializer's bytes, `DamagedValue` for what its own serializer rejects.
+        """
         if len(packed) < 2:
             raise DamagedValue
         name_ends = 2 + packed[1]

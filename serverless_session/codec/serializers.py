@@ -1,7 +1,7 @@
 """How objects become bytes and come back equal, type for type, or are refused when they are first stored.
 
 JSON with types is the default (`tagging` says how), MessagePack with the same types is there for bytes-heavy values
-(`messagepack`), and the user's own serializer is read back at every write. Never pickle.
+(`messagepack`); what the user's own serializer writes is read back at every write. Never pickle.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class Kept(Found):
 class Records:
     """The records of one purpose. `purpose` is part of every key and of what the seal authenticates.
 
-    `compress`: large values are; never for sessions and claims, whose sizes would tell what is in them.
+    `compress` (False): large values are compressed; never for sessions and claims, whose sizes would tell what is in
+    them.
     """
 
     def __init__(self, shared: Shared, purpose: str, *, compress: bool = False) -> None:

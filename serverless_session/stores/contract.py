@@ -131,6 +131,7 @@ class Expect(Enum):
 ABSENT: Final = Expect.ABSENT
 ANYTHING: Final = Expect.ANYTHING
 Expected = Version | Expect
+"""What a write expects: the version that it replaces, that nothing stands there, or anything."""
 
 
 # --- operations -------------------------------------------------------------------------------------------------------
@@ -160,7 +161,10 @@ class Read:
 
 @dataclass(slots=True)
 class Write:
-    """Put `value` under `key` for `ttl` seconds, known by `version`, if what stands there is what is expected."""
+    """Put `value` under `key` for `ttl` seconds, known by `version`, if what stands there is what is expected.
+
+    `look_first`: something probably stands there, so a store may read before it writes, where that is cheaper (False).
+    """
 
     key: str = field(repr=False)
     value: bytes = field(repr=False)
@@ -230,7 +234,7 @@ class Deleted:
 
 @dataclass(slots=True)
 class Conflict:
-    """Something else stood there; nothing was changed."""
+    """What was expected did not stand there; nothing was changed. `stands`: what did, or that nothing did."""
 
     stands: Found | Missing
 

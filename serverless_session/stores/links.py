@@ -58,7 +58,8 @@ def has_something_to_read(descriptor: int) -> bool:
 class Links(Generic[LinkT]):
     """At most `most` connections to one server, on one event loop.
 
-    `close` ends what else was made for that loop: once it is closed, and the last call that began before is answered.
+    `new` makes one, which connects when it is first used. `close` ends what else was made for that loop: once it is
+    closed, and the last call that began before is answered.
     """
 
     def __init__(self, new: Callable[[], LinkT], most: int, close: Callable[[], None] = lambda: None) -> None:
@@ -76,7 +77,7 @@ class Links(Generic[LinkT]):
         """`talk(link, ends)` over a free connection before `ends` (the loop's clock); `again`: over a new one.
 
         The first copy gets half of the time that is left once a connection is free, so that a second can settle it.
-        `life`: the connection to take if it is free.
+        `life`: the connection to take if it is free. Raises `LinkBroken` if `talk` does, or did not end in time.
         """
         if self._until_end is None:
             self._until_end = self._until_the_loop_ends()

@@ -80,10 +80,11 @@ class MemcachedStore(Store):
     """Keeps everything in one or several Memcached servers: `memcached://h1:11211,h2:11211`; `memcacheds://` with TLS.
 
     Every copy of an app must name the same nodes in the same words: the name decides which keys are whose.
-    `max_connections`: the most that one event loop opens to each, and threads; further callers wait inside their
-    deadline. `largest_value_bytes`: for servers that run with `-I`. `tls`: the context for `memcacheds://`, by default
-    the machine's trusted authorities (or those in the file that `SSL_CERT_FILE` names). Raises `ConfigurationError` for
-    an address that cannot be one. It may forget: by eviction, and when a server restarts.
+    `max_connections`: the most that one event loop opens to each (8), with a thread for each; further callers wait
+    inside their deadline. `largest_value_bytes` (1 MiB - 1 KiB): for servers that run with `-I`. `tls`: the context for
+    `memcacheds://`, by default one that trusts the machine's authorities (or those in the file that `SSL_CERT_FILE`
+    names). Raises `ConfigurationError` for an address that cannot be one. It may forget: by eviction, and when a server
+    restarts.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class MemcachedStore(Store):
         largest_value_bytes: int = LARGEST_VALUE_BYTES,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        addresses, with_tls = _addresses(url)
+        addresses, with_tls = _nodes_in(url)
         context = (lambda: tls or _default_tls()) if with_tls else None
         self._nodes = [_Node(host, port, max_connections, context) for host, port in addresses]
         self.limits = Limits(largest_value_bytes=largest_value_bytes, may_forget=True)
@@ -115,7 +116,7 @@ class MemcachedStore(Store):
         if len(calls) == 1:
             ((node, call),) = calls
             await node.settle(call, allowed, here=may_block.get())
-        else:
+        else:  # in threads wherever it runs: on the loop, one node would wait for the other
             async with asyncio.TaskGroup() as side_by_side:
                 for node, call in calls:
                     side_by_side.create_task(node.settle(call, allowed, here=False))
@@ -326,8 +327,8 @@ def _default_tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _addresses(url: str) -> tuple[list[tuple[str, int]], bool]:
-    """Hosts and ports, and whether with TLS."""
+def _nodes_in(url: str) -> tuple[list[tuple[str, int]], bool]:
+    """Host and port of each node, and whether with TLS."""
     scheme, _, names = url.partition("://")
     found = [_NODE.fullmatch(name) for name in names.removesuffix("/").split(",")]
     nodes = [(node["host"].lower(), int(node["port"] or _DEFAULT_PORT)) for node in found if node is not None]

@@ -64,9 +64,9 @@ _MENDS: dict[type[ResponseError], str] = {
 class RedisStore(Store):
     """Keeps everything in one Redis or Valkey server, reached by `url` (`redis://`, `rediss://` or `unix://`).
 
-    `max_connections`: the most that one event loop opens; further callers wait inside their deadline.
-    `may_forget`: say False if the server runs with an append-only file and `noeviction`, so that features which need a
-    claim to last may rely on it. Raises `ConfigurationError` for an address that cannot be one.
+    `max_connections`: the most that one event loop opens (16); further callers wait inside their deadline.
+    `may_forget` (True): say False if the server runs with an append-only file and `noeviction`, so that features which
+    need a claim to last may rely on it. Raises `ConfigurationError` for an address that cannot be one.
     """
 
     def __init__(self, url: str, *, max_connections: int = 16, may_forget: bool = True) -> None:

@@ -57,7 +57,7 @@ class RedisLink:
         assert isinstance(connection, AbstractConnection)
         self._connection = connection
         self._writer: asyncio.StreamWriter | None = None
-        self.life: object = self
+        self.life: object = object()
 
     async def carry(
         self, commands: Sequence[Command], sent: Callable[[], None], answered: Callable[[int, object], None]

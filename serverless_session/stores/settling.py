@@ -56,6 +56,7 @@ class GivenUp(Exception):
 class Call:
     """The operations of one call to one server, and what is known of each.
 
+    Each has a *place*, its number in the caller's call: `waiting` are those without an outcome, `outcomes` the others'.
     `limits`: what is too large for them is settled at once. `server`, `where`: for errors, as "redis", "host:6379".
     """
 
@@ -95,7 +96,10 @@ class Call:
 
 
 class Attempt:
-    """One copy of what waits, over one connection."""
+    """One copy of what waits, over one connection.
+
+    `waiting`: the operations that it carries, by their places. `is_used`: something was read or sent in it.
+    """
 
     def __init__(self, call: Call, lock: threading.Lock, in_doubt: set[int]) -> None:
         self._call = call
@@ -126,7 +130,7 @@ class Attempt:
             self.is_used = True
 
     def nothing_was_done(self) -> None:
-        """The server refused what was sent and not answered."""
+        """The server refused, unexecuted, what was sent and not answered."""
         with self._lock:
             self._unanswered.clear()
 

@@ -21,8 +21,8 @@ from serverless_session.codec.serializers import JSON
 from serverless_session.errors import ConfigurationError, DamagedValue, UnknownFormat, ValueNotSerializable
 from serverless_session.stores import ABSENT, MemoryStore, Read, Write, Written, new_version
 from tests.codec.test_serializers import same
+from tests.sessions.apps import SECRET
 
-SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
 MENU = {"dishes": [{"id": number, "name": f"dish {number}", "photo": b"x" * 20} for number in range(60)]}
 BODY_BEGINS = {"json": 6, "msgpack": 9}
 both = pytest.mark.parametrize("serializer", [JSON, MESSAGEPACK], ids=["json", "msgpack"])
@@ -213,7 +213,7 @@ def test_a_type_of_a_later_release_is_an_unknown_format(body: bytes) -> None:
     ("body", "seconds"),
     [(b"\xd6\xff\0\0\0\1", 1), (b"\xd7\xff" + (1).to_bytes(8), 1), (b"\xc7\x0c\xff\0\0\0\0" + (2).to_bytes(8), 2)],
 )
-def test_messagepack_s_own_timestamp_is_a_datetime(body: bytes, seconds: int) -> None:
+def test_a_timestamp_of_messagepacks_own_is_a_datetime(body: bytes, seconds: int) -> None:
     """Nothing but the types that we keep ever comes out, whatever was put in."""
     read = Packer(MESSAGEPACK).unpack(b"\0\x07msgpack" + body)
     assert same(read, datetime.fromtimestamp(seconds, UTC))

@@ -16,7 +16,7 @@ from serverless_session.stores.opening import open_anew
 from tests import chaos, servers
 from tests.chaos import Chaos
 from tests.soak import faulty
-from tests.soak.faulty import FaultyStore
+from tests.soak.faulty import LossyStore
 from tests.soak.ledger import Ledger
 from tests.soak.race import Report, race
 
@@ -42,7 +42,7 @@ def field(name: str, seed: int) -> Iterator[Field]:
     if name == "memory":
         sent_twice = set[bytes]()
         memory = MemoryStore()
-        both = [FaultyStore(memory, seed=seed + number, sent_twice=sent_twice) for number in range(2)]
+        both = [LossyStore(memory, seed=seed + number, sent_twice=sent_twice) for number in range(2)]
         yield Field(
             [*both],
             memory,

@@ -26,7 +26,7 @@ ODDS: Mapping[str, float] = {
 }
 
 
-class FaultyStore(Store):
+class LossyStore(Store):
     """`store` behind a faulty way. `sent_twice`: the versions of writes of which two copies were sent."""
 
     def __init__(self, store: Store, *, seed: int, sent_twice: set[bytes], odds: Mapping[str, float] = ODDS) -> None:

@@ -1,7 +1,6 @@
 """The race, short, on every store; and the proof that its ledger catches what it is there for."""
 
 import asyncio
-import importlib.util
 import os
 import random
 import time
@@ -35,17 +34,13 @@ from tests import chaos, servers
 from tests.chaos import Chaos, Fault
 from tests.servers import Server
 from tests.soak import __main__ as program
-from tests.soak.__main__ import Field, failed, field, run, table
+from tests.soak.__main__ import SERVERS, Field, failed, field, run, table
 from tests.soak.ledger import Ledger
 from tests.soak.race import KEYS, Report
 from tests.stores.faults import FaultyWire, answer_never_comes
 
-needs_memcached = pytest.mark.skipif(
-    importlib.util.find_spec("serverless_session.stores.memcached") is None, reason="there is no such store yet"
-)
 
-
-@pytest.mark.parametrize("name", ["memory", "valkey", "redis7", pytest.param("memcached", marks=needs_memcached)])
+@pytest.mark.parametrize("name", ["memory", *SERVERS])
 def test_nothing_is_lost_or_undone_under_faults(name: str) -> None:
     seed = random.SystemRandom().randrange(1_000_000)
     with field(name, seed) as here:

@@ -34,16 +34,13 @@ from serverless_session.stores import (
     Written,
     new_version,
 )
-from serverless_session.stores import (
-    memcached as module,
-)
+from serverless_session.stores.memcached import _expire
 from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
 from tests.aws.events import Context, event_v2
 from tests.servers import Server
+from tests.sessions.apps import SECRET
 from tests.wire import TripCounter
-
-SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
 
 
 @pytest.fixture
@@ -163,10 +160,12 @@ async def test_something_else_under_a_key_is_in_the_way_and_never_mistaken(store
         (1e12, 0),
     ],
 )
-def test_what_memcached_is_told(ttl: float, expire: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One second more than asked, for its clock may tick at once; over 30 days a date, after 2038 never."""
+def test_memcached_is_told_one_second_more_and_beyond_30_days_a_date(
+    ttl: float, expire: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second more, for its clock may tick at once; what ends after 2038 never does, for it."""
     monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0)
-    assert module._expire(ttl) == expire
+    assert _expire(ttl) == expire
 
 
 async def test_the_largest_value_fits_under_the_longest_key(store: MemcachedStore) -> None:

@@ -132,7 +132,7 @@ def test_a_memcached_address_that_cannot_be_one_is_a_configuration_error(url: st
 
 
 @pytest.mark.parametrize("url", ["memcached://host", "MEMCACHED://Host:11211/", "memcached://[::1]:11211,10.0.0.1"])
-def test_memcached_addresses(url: str) -> None:
+def test_a_memcached_address_names_one_node_or_several(url: str) -> None:
     assert isinstance(open_anew(url), MemcachedStore)
 
 

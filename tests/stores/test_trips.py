@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs/reference/stores.md"
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 @pytest.mark.parametrize("name", SERVERS)
-async def test_trips(name: str, row: Row, request: pytest.FixtureRequest) -> None:
+async def test_each_call_takes_the_trips_that_its_row_says(name: str, row: Row, request: pytest.FixtureRequest) -> None:
     server: Server = request.getfixturevalue(name)
     async with TripCounter.to(server.port, scheme=server.url.partition(":")[0]) as wire:
         store, other = open_anew(wire.url), open_anew(server.url)

@@ -187,6 +187,10 @@ class _Hinted(bytes):
 class KnowsOnlyItsOwnObjects(ExactStore):
     """Compares what it attached to the version it returned; a version that comes as bytes has nothing attached."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.returned = set[bytes]()
+
     def stands(self, key: str) -> Found | Missing:
         stands = super().stands(key)
         return Found(stands.value, Version(_Hinted(stands.version))) if isinstance(stands, Found) else stands
@@ -201,10 +205,6 @@ class KnowsOnlyItsOwnObjects(ExactStore):
         if isinstance(outcome, Found):
             self.returned.add(bytes(outcome.version))
         return outcome
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.returned = set[bytes]()
 
 
 class TrustsWhatItRead(SharedStore):

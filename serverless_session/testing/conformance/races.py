@@ -18,6 +18,7 @@ from serverless_session.stores.contract import (
     Store,
     Written,
 )
+from serverless_session.testing.conformance.outcomes import BOTH
 from serverless_session.testing.conformance.trial import Trial, check, together
 from serverless_session.testing.conformance.verdicts import TABLE, ask, expired, hold, judge, must, stands
 from serverless_session.testing.operations import new_key, write
@@ -30,12 +31,12 @@ async def increment(store: Store, key: str, *, times: int, dice: random.Random |
     """Read the number under `key`, give way, write one more, `times` times, by compare-and-set."""
     dice = dice or random.Random()
     for _ in range(times):
-        (stands,) = await ask(store, Read(key))
+        (there,) = await ask(store, Read(key))
         for attempt in range(10_000):
-            hold(isinstance(stands, Found), "a number that nobody deletes is gone", rule=5)
-            assert isinstance(stands, Found)
+            hold(isinstance(there, Found), "a number that nobody deletes is gone", rule=5)
+            assert isinstance(there, Found)
             await asyncio.sleep(0)
-            operation = write(key, b"%d" % (int(stands.value) + 1), expect=stands.version)
+            operation = write(key, b"%d" % (int(there.value) + 1), expect=there.version)
             begun = time.monotonic()
             (outcome,) = await ask(store, operation)
             took = time.monotonic() - begun
@@ -43,16 +44,16 @@ async def increment(store: Store, key: str, *, times: int, dice: random.Random |
                 break
             if not isinstance(outcome, Conflict) or not isinstance(outcome.stands, Found):
                 because = "several increment a number that nobody deletes"
-                judge(operation, outcome, Written(), Conflict(stands), rule=TABLE, because=because)
+                judge(operation, outcome, Written(), Conflict(there), rule=TABLE, because=because)
             assert isinstance(outcome, Conflict)
             assert isinstance(outcome.stands, Found)
             shown = outcome.stands.version
-            hold(shown != stands.version, "a Conflict showed the very version that was expected", rule=3)
+            hold(shown != there.version, "a Conflict showed the very version that was expected", rule=3)
             hold(shown != operation.version, "a Conflict showed the version of the write it refused", rule=2)
             # A rest of its own for each, up to two calls long: without it, 15 of 16 calls are lost.
             await asyncio.sleep(dice.random() * 2 * took)
             # In turns: what the conflict showed must be as good as a read.
-            stands = outcome.stands if attempt % 2 else (await ask(store, Read(key)))[0]
+            there = outcome.stands if attempt % 2 else (await ask(store, Read(key)))[0]
         else:
             hold(False, "10,000 attempts at one increment were all refused", rule=3)
 
@@ -72,12 +73,12 @@ class RaceChecks(Trial):
 
     @check
     async def test_one_of_many_claims_wins(self, store: Store) -> None:
-        for look_first in (False, True):
+        for look_first in BOTH:
             await self._claim(store, new_key(), look_first=look_first)
 
     @check
     async def test_one_of_many_claims_wins_what_has_expired(self, store: Store) -> None:
-        for look_first, (key, _) in zip((False, True), await expired(store, 2), strict=True):
+        for look_first, (key, _) in zip(BOTH, await expired(store, 2), strict=True):
             await self._claim(store, key, look_first=look_first)
 
     async def _claim(self, store: Store, key: str, *, look_first: bool) -> None:
