@@ -38,11 +38,13 @@ _MOST_LOOKUPS: Final = 16
 """Of one name at a time."""
 
 _NOT_FOUND: Final = b"NOT_FOUND\r\n"
+_UNEXECUTED: Final = (b"out of memory", b"object too large")
+"""How a server begins its errors where it did nothing. Others come from proxies, "backend timeout": it may be done."""
 _JUNK: Final = "answered what no memcached says"
 
 
 class Refused(Exception):
-    """The server refused a command, for the reason it gives."""
+    """The server refused a command and did nothing, for the reason it gives."""
 
 
 class MemcachedLink:
@@ -125,7 +127,8 @@ class MemcachedLink:
 
     def put(self, key: str, kept: bytes, expire: int, sent: Sent) -> None:
         """Put it there, whatever stands there."""
-        self._ask(sent, self._client.set, key, kept, expire)
+        if not self._ask(sent, self._client.set, key, kept, expire):
+            raise LinkBroken(_JUNK)  # NOT_STORED, from a proxy
 
     def delete(self, key: str, sent: Sent) -> bool:
         """Remove whatever stands there. Did anything?"""
@@ -146,7 +149,10 @@ class MemcachedLink:
             raise LinkBroken("broke the connection" if self._wire.is_used else "could not be connected") from None
         except (MemcacheServerError, MemcacheClientError) as refusal:
             reason = refusal.args[0] if refusal.args and isinstance(refusal.args[0], bytes) else b""
-            self._begin(self._wire.ends)  # pymemcache has closed its connection
+            if isinstance(refusal, MemcacheServerError) and not reason.lower().startswith(_UNEXECUTED):
+                raise LinkBroken("answered with an error") from None
+            with self._lock:
+                self._begin(self._wire.ends)  # pymemcache has closed its connection; `drop` may have ended its time
             raise Refused(reason.decode("ascii", "replace")) from None
         except Exception:  # noqa: BLE001  what no memcached says makes pymemcache's parser raise anything, with keys in it
             raise LinkBroken(_JUNK) from None
@@ -170,12 +176,16 @@ class _Wire:
         self.heard = b""
         self._socket: socket.socket | None = None
         self._is_made = False
+        self._connect_ends = 0.0
 
     def _left(self) -> float:
         left = self.ends - time.monotonic()
         if left <= 0:
             raise TimeoutError
         return left
+
+    def _connect_left(self) -> float:
+        return max(self._connect_ends - time.monotonic(), 0.001)
 
     def _not_connected(self) -> ConnectionError:
         """After a wait that ended: the error, unless it was the call's own time that was over."""
@@ -185,8 +195,9 @@ class _Wire:
     # --- as a module --------------------------------------------------------------------------------------------------
 
     def getaddrinfo(self, host: str, port: int, *_: object) -> list[tuple[int, int, int, str, object]]:
+        self._connect_ends = min(self.ends, time.monotonic() + CONNECT_SECONDS)
         try:
-            return [(0, 0, 0, "", _addresses(host, port, min(self._left(), CONNECT_SECONDS)))]
+            return [(0, 0, 0, "", _addresses(host, port, self._connect_left()))]
         except TimeoutError:
             raise self._not_connected() from None
 
@@ -203,14 +214,14 @@ class _Wire:
 
     def connect(self, addresses: Sequence[tuple[int, tuple[Any, ...]]]) -> None:
         failure: OSError = ConnectionRefusedError()
-        connect_ends = min(self.ends, time.monotonic() + CONNECT_SECONDS)
-        for family, address in addresses:
+        for place, (family, address) in enumerate(addresses):
             self._socket = socket.socket(family, socket.SOCK_STREAM)
             try:
-                self._socket.settimeout(max(connect_ends - time.monotonic(), 0.001))
+                self._socket.settimeout(self._connect_left() / (len(addresses) - place))  # one may swallow what comes
                 self._socket.connect(address)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._tls is not None:
+                    self._socket.settimeout(self._connect_left())
                     self._socket = self._tls().wrap_socket(self._socket, server_hostname=self._host)
             except OSError as error:
                 self._socket.close()
