@@ -47,11 +47,11 @@ class MemcachedLink:
         self._threads = threads
         self._lock = threading.Lock()
         self._busy = self._dropped = False
-        self._begin()
+        self._begin(ends=0.0)
 
-    def _begin(self) -> None:
+    def _begin(self, ends: float) -> None:
         self.life: object = object()
-        self._wire = _Wire()
+        self._wire = _Wire(ends)
         self._client = Client(
             (self._host, self._port),
             socket_module=self._wire,
@@ -131,7 +131,7 @@ class MemcachedLink:
             raise LinkBroken("broke the connection" if self._wire.is_used else "could not be connected") from None
         except (MemcacheServerError, MemcacheClientError) as refusal:
             reason = refusal.args[0] if refusal.args and isinstance(refusal.args[0], bytes) else b""
-            self._begin()  # pymemcache has closed its connection
+            self._begin(self._wire.ends)  # pymemcache has closed its connection; the call goes on
             raise Refused(reason.decode("ascii", "replace")) from None
         except Exception:  # noqa: BLE001  what no memcached says makes pymemcache's parser raise anything, with keys in it
             raise LinkBroken("answered what no memcached says") from None
@@ -146,8 +146,8 @@ class _Wire:
 
     AF_UNSPEC, SOCK_STREAM, IPPROTO_TCP = socket.AF_UNSPEC, socket.SOCK_STREAM, socket.IPPROTO_TCP
 
-    def __init__(self) -> None:
-        self.ends = 0.0
+    def __init__(self, ends: float) -> None:
+        self.ends = ends
         self.about_to_send: Sent = lambda: None
         self.is_used = False
         self._socket: socket.socket | None = None
