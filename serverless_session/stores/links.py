@@ -47,6 +47,7 @@ class Links(Generic[LinkT]):
         self._close = close
         self._idle: list[tuple[LinkT, float]] = []
         self._slots = asyncio.Semaphore(most)
+        self._callers = 0
         self._open = True
         self._until_end: AsyncGenerator[None, None] | None = None
 
@@ -61,6 +62,7 @@ class Links(Generic[LinkT]):
         if self._until_end is None:
             self._until_end = self._until_the_loop_ends()
             await anext(self._until_end)
+        self._callers += 1
         try:
             async with asyncio.timeout_at(ends) as limit, self._slots:
                 if not again:
@@ -77,10 +79,14 @@ class Links(Generic[LinkT]):
                     raise
         except TimeoutError:
             raise LinkBroken("did not answer", timed_out=True) from None
-        if self._open:
-            self._idle.append((link, time.time()))
-        else:  # closed while this was on its way
-            await link.drop()
+        else:
+            if self._open:
+                self._idle.append((link, time.time()))
+            else:  # closed while this was on its way
+                await link.drop()
+        finally:
+            self._callers -= 1
+            self._close_unless_needed()
 
     async def _rested_or_new(self, life: object) -> LinkT:
         if life is not None:
@@ -103,7 +109,12 @@ class Links(Generic[LinkT]):
         await self.rest()
         if self._until_end is not None:
             await self._until_end.aclose()
-        self._close()
+        self._close_unless_needed()
+
+    def _close_unless_needed(self) -> None:
+        """What waits for a free connection while this is closed still needs it: the last one out closes."""
+        if not self._open and not self._callers:
+            self._close()
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
         """Suspended while the loop runs: asyncio closes asynchronous generators before it closes a loop.
@@ -115,7 +126,7 @@ class Links(Generic[LinkT]):
         finally:
             self._open = False
             await self.rest()
-            self._close()
+            self._close_unless_needed()
 
 
 class LinksByLoop(Generic[LinkT]):
