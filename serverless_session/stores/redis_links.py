@@ -82,7 +82,9 @@ class RedisLink:
             raise LinkBroken("broke the connection" if is_sent else "could not be connected") from None
 
     async def is_quiet(self) -> bool:
-        return self._connection.is_connected and not await self._connection.can_read()
+        # `is_closing`: redis-py 8.1 asks for bytes and for their end, and a reset is neither
+        writer = self._connection._writer
+        return writer is not None and not writer.is_closing() and not await self._connection.can_read()
 
     async def drop(self) -> None:
         with contextlib.suppress(RedisError, OSError, AttributeError):
