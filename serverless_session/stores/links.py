@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
@@ -20,6 +21,9 @@ from serverless_session.stores.settling import LinkBroken
 
 CONNECT_SECONDS: Final = 0.3
 REST_SECONDS: Final = 30.0
+
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""For `SO_LINGER`: what the kernel has not delivered yet is discarded, not delivered after the call was given up."""
 
 
 class Link(Protocol):

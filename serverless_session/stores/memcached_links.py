@@ -16,23 +16,20 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any
 
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheClientError, MemcacheServerError, MemcacheUnexpectedCloseError
 
-from serverless_session.stores.links import CONNECT_SECONDS
+from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE
 from serverless_session.stores.settling import GivenUp, LinkBroken
 
 Sent = Callable[[], None]
 """Called in the last moment before a command leaves; may raise to stop it."""
-
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Refused(Exception):
@@ -206,7 +203,7 @@ class _Wire:
     def close(self) -> None:
         """At once, with a reset: what the kernel has not delivered yet must not arrive after the call was given up."""
         if self._socket is not None and self._socket.fileno() >= 0:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self._socket.close()
 
     # --- for the link -------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ throw away answers already read when the link breaks. Its `Connection` is used a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Sequence
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -23,7 +25,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from serverless_session.stores.links import CONNECT_SECONDS
+from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE
 from serverless_session.stores.settling import LinkBroken
 
 Command = tuple[bytes | str | int, ...]
@@ -52,6 +54,7 @@ class RedisLink:
         connection = factory.make_connection()
         assert isinstance(connection, AbstractConnection)
         self._connection = connection
+        self._writer: asyncio.StreamWriter | None = None
         self.life: object = self
 
     async def carry(
@@ -65,6 +68,7 @@ class RedisLink:
         is_sent = False
         try:
             await self._connection.connect()
+            self._writer = self._connection._writer  # kept: redis-py lets go of it before we can reset it
             packed = self._connection.pack_commands(commands)
             is_sent = True
             sent()
@@ -83,9 +87,15 @@ class RedisLink:
 
     async def is_quiet(self) -> bool:
         # `is_closing`: redis-py 8.1 asks for bytes and for their end, and a reset is neither
-        writer = self._connection._writer
-        return writer is not None and not writer.is_closing() and not await self._connection.can_read()
+        if self._writer is None or self._writer.is_closing():
+            return False
+        return self._connection.is_connected and not await self._connection.can_read()
 
     async def drop(self) -> None:
+        """With a reset: what has not left yet would keep the connection open, and could be carried out much later."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError, AttributeError):  # it is closed already
+                self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self._writer.transport.abort()
         with contextlib.suppress(RedisError, OSError, AttributeError):
             await self._connection.disconnect(nowait=True)
