@@ -73,6 +73,8 @@ class Links(Generic[LinkT]):
                     now = asyncio.get_running_loop().time()
                     ends = now + (ends - now) / 2
                     limit.reschedule(ends)
+                if again and self._idle:  # it takes the place of one, or there would be one more each time
+                    await self._idle.pop(0)[0].drop()
                 link = self._new() if again else await self._rested_or_new(life)
                 try:
                     await talk(link, ends)
