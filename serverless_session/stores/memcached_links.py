@@ -209,7 +209,8 @@ class _Wire:
     # --- for the link -------------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """End a wait in another thread. `close` does not: it would go on for as long as it may."""
+        """End a wait in another thread, and the next. `close` does not: it would go on for as long as it may."""
+        self.ends = 0.0  # if it has not begun to wait yet
         with contextlib.suppress(OSError):  # it is not connected yet, or no longer
             if self._socket is not None:
                 self._socket.shutdown(socket.SHUT_RDWR)
