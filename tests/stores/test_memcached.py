@@ -180,6 +180,20 @@ async def test_the_largest_value_fits_under_the_longest_key(store: MemcachedStor
         assert await one(store, Delete(key, expect=operation.version)) == Deleted()
 
 
+@pytest.mark.parametrize("inline", [False, True], ids=["threads", "inline"])
+async def test_what_the_server_refuses_does_not_take_the_time_of_the_rest(memcached: Server, inline: bool) -> None:
+    may_block.set(inline)
+    store = MemcachedStore(memcached.url, largest_value_bytes=4 << 20)
+    too_large = [write(new_key(), bytes(2 << 20), expect=ABSENT) for _ in range(3)]
+    key, version = await present(store)
+    outcomes = await store.perform(*too_large, write(new_key(), expect=ABSENT), Delete(key, expect=version))
+    assert list(outcomes[3:]) == [Written(), Deleted()]
+    for refused in outcomes[:3]:
+        assert isinstance(refused, Failed)
+        assert type(refused.error) is StoreUnavailable
+    await store.aclose()
+
+
 # --- several nodes ----------------------------------------------------------------------------------------------------
 
 
