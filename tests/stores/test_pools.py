@@ -8,8 +8,11 @@ import contextlib
 import gc
 import random
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,7 @@ from serverless_session.stores import (
     Read,
     Written,
     links,
+    memcached_links,
     new_version,
 )
 from serverless_session.stores.links import Links
@@ -175,7 +179,8 @@ async def test_a_pool_never_holds_more_than_it_may() -> None:
         ends = asyncio.get_running_loop().time() + 0.016  # half of it for the first copy: many time out
         for again in (False, True):
             with contextlib.suppress(LinkBroken):
-                return await pool.carry(talk, ends + 5.0 * again, again=again)
+                await pool.carry(talk, ends + 5.0 * again, again=again)
+                return
 
     calls = [asyncio.ensure_future(call()) for _ in range(600)]
     for running in dice.sample(calls, 100):
@@ -323,33 +328,35 @@ async def test_what_a_silent_server_did_not_take_is_not_kept_open(way: Way) -> N
                 break
             with accepted:
                 accepted.settimeout(2.0)
-                with pytest.raises(ConnectionResetError):
-                    while accepted.recv(1 << 20):
-                        pass
-                    raise AssertionError("it was closed with a farewell, after everything was sent")
+                with pytest.raises(ConnectionResetError):  # not a farewell, after everything was sent
+                    _read_to_the_end(accepted)
         await store.aclose()
     await asyncio.sleep(0.01)
     assert comes_back_to(before)
+
+
+def _read_to_the_end(accepted: socket.socket) -> None:
+    while accepted.recv(1 << 20):
+        pass
 
 
 # --- cancellation -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_cancelled_call_is_cancelled_and_its_connection_not_used_again(own_time: Way) -> None:
-    with own_time.own_server() as server:
-        with TripCounter.to(server.port) as wire:
-            async with closing(own_time.store(wire.port)) as store:
-                key, version = await present(store)
-                server.pause()
-                with within(20.0):
-                    call = asyncio.ensure_future(one(store, Read(new_key())))
-                    await asyncio.sleep(0.05)
-                    call.cancel()
-                    with pytest.raises(asyncio.CancelledError):
-                        await call
-                server.resume()
-                assert await one(store, Read(key)) == Found(b"old", version)
-                assert wire.connections == 2
+    with own_time.own_server() as server, TripCounter.to(server.port) as wire:
+        async with closing(own_time.store(wire.port)) as store:
+            key, version = await present(store)
+            server.pause()
+            with within(20.0):
+                call = asyncio.ensure_future(one(store, Read(new_key())))
+                await asyncio.sleep(0.05)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+            server.resume()
+            assert await one(store, Read(key)) == Found(b"old", version)
+            assert wire.connections == 2
 
 
 async def test_cancelled_calls_free_their_connections_and_threads_at_once(own_time: Way) -> None:
@@ -392,6 +399,31 @@ async def test_calls_cancelled_before_they_wait_free_their_threads_too(own_time:
     while store_threads():
         assert time.monotonic() < give_up_at, "a thread waits on, although nobody waits for it"
         await asyncio.sleep(0.005)
+
+
+async def test_a_link_that_is_dropped_while_it_connects_does_not_begin_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket cannot be shut down yet."""
+    found = threading.Event()
+    addresses = memcached_links._addresses
+
+    def slow(*of: Any) -> Any:
+        assert found.wait(5.0)
+        return addresses(*of)
+
+    monkeypatch.setattr(memcached_links, "_addresses", slow)
+    with silent_port() as (port, _), ThreadPoolExecutor(1) as threads:
+        link = memcached_links.MemcachedLink(LOOPBACK, port, threads)
+        ends = asyncio.get_running_loop().time() + 30.0
+        waiting = asyncio.ensure_future(
+            link.run(lambda link: link.delete("a", lambda: None) and None, ends, here=False)
+        )
+        await asyncio.sleep(0.01)
+        await link.drop()
+        found.set()
+        begun = time.monotonic()
+        with pytest.raises(LinkBroken):
+            await waiting
+        assert time.monotonic() - begun < 1.0
 
 
 async def test_a_storm_of_cancellations_gives_nobody_anothers_value(own_time: Way, server: Server) -> None:
