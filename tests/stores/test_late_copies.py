@@ -300,7 +300,7 @@ async def test_settling_by_a_read_is_contradicted(
     monkeypatch.setattr(redis, "settle", settled_by_a_read)
     monkeypatch.setattr(memcached, "settle", settled_by_a_read)
     _, found = await run(request, networked, (0.4,))
-    assert len([line for line in found if "not done" in line]) > 10
+    assert any("not done" in line for line in found)
 
 
 @pytest.mark.parametrize("networked", NETWORKED)
@@ -309,4 +309,4 @@ async def test_taking_no_answer_for_not_done_is_contradicted(
 ) -> None:
     monkeypatch.setattr(Attempt, "give_up", no_answer_is_not_done)
     _, found = await run(request, networked, (0.4,))
-    assert len([line for line in found if "not done" in line]) > 10
+    assert any("not done" in line for line in found)

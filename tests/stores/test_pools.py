@@ -410,13 +410,14 @@ async def test_a_link_that_is_dropped_while_it_connects_does_not_begin_to_wait(m
         assert found.wait(5.0)
         return addresses(*of)
 
+    def work(link: memcached_links.MemcachedLink) -> None:
+        link.delete("a", lambda: None)
+
     monkeypatch.setattr(memcached_links, "_addresses", slow)
     with silent_port() as (port, _), ThreadPoolExecutor(1) as threads:
         link = memcached_links.MemcachedLink(LOOPBACK, port, threads)
         ends = asyncio.get_running_loop().time() + 30.0
-        waiting = asyncio.ensure_future(
-            link.run(lambda link: link.delete("a", lambda: None) and None, ends, here=False)
-        )
+        waiting = asyncio.ensure_future(link.run(work, ends, here=False))
         await asyncio.sleep(0.01)
         await link.drop()
         found.set()
