@@ -53,9 +53,13 @@ from tests.wire import TripCounter
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_to_the_collector() -> Iterator[None]:
-    """A connection that was not closed warns when it is collected, and a warning is an error here."""
+    """A connection that was not closed warns when it is collected, and a warning is an error here; threads end."""
     yield
     gc.collect()
+    give_up_at = time.monotonic() + 2.0
+    while store_threads():
+        assert time.monotonic() < give_up_at, "a thread waits on, although nobody waits for it"
+        time.sleep(0.002)
 
 
 @pytest.fixture(params=WAYS)
@@ -377,7 +381,7 @@ async def test_cancelled_calls_free_their_connections_and_threads_at_once(own_ti
                 server.resume()
                 begun = time.monotonic()
                 assert await one(store, Read(key)) == Found(b"old", version)
-                assert time.monotonic() - begun < 0.3
+                assert time.monotonic() - begun < 0.5, "its first copy was answered"
                 assert store_threads() <= 3
 
 
@@ -395,10 +399,6 @@ async def test_calls_cancelled_before_they_wait_free_their_threads_too(own_time:
                 with pytest.raises(asyncio.CancelledError):
                     await call
         await store.aclose()
-    give_up_at = time.monotonic() + 2.0
-    while store_threads():
-        assert time.monotonic() < give_up_at, "a thread waits on, although nobody waits for it"
-        await asyncio.sleep(0.005)
 
 
 async def test_a_link_that_is_dropped_while_it_connects_does_not_begin_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
