@@ -372,5 +372,6 @@ def run_program(program: str, *arguments: str) -> None:
         timeout=30,
         check=False,
     )
-    assert (done.returncode, done.stdout.split()[:1], done.stderr) == (0, ["done"], "")
-    assert done.stdout == "done 0\n"
+    # `-X dev` tells of every 0.1 s that the loop was not given its turn: that is the machine's business.
+    said = [line for line in done.stderr.splitlines() if not (line.startswith("Executing <") and "took" in line)]
+    assert (done.returncode, done.stdout, said) == (0, "done 0\n", [])

@@ -117,7 +117,7 @@ async def test_1000_calls_at_once_share_4_connections(way: Way, server: Server) 
     with TripCounter.to(server.port, quiet=0.0) as wire:
         async with closing(way.store(wire.port, most=4)) as store:
             with within(20.0):
-                stood = [await present(store, b"%d" % number) for number in range(20)]
+                stood = await asyncio.gather(*(present(store, b"%d" % number) for number in range(20)))
                 outcomes = await asyncio.gather(*(one(store, Read(stood[number % 20][0])) for number in range(1000)))
                 assert outcomes == [Found(b"%d" % (at % 20), stood[at % 20][1]) for at in range(1000)]
                 free = [write(new_key(), b"%d" % number, expect=ABSENT) for number in range(1000)]
