@@ -1,42 +1,91 @@
-"""The stores over a network, as tests that hold for each of them want them: where they are, and how they wait.
+"""The stores over a network, each in the ways it can be used; and what a process holds open.
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_something(kind: Kind, request: pytest.FixtureRequest) -> None:
-    server = kind.server(request)
-    store = kind.store(server.port)
+`memcached inline` blocks the loop: a test that takes it sets `may_block` in its own context with `at(...)`.
 """
 
+import contextlib
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
 from serverless_session.deadline import may_block
-from serverless_session.stores import Store
-from serverless_session.stores.opening import open_anew
-from tests.servers import Server
+from serverless_session.stores import MemcachedStore, RedisStore
+from tests import servers
+from tests.servers import LOOPBACK, Server
+
+WAYS = ["valkey", "memcached", "memcached inline"]
+IN_THEIR_OWN_TIME = ["valkey", "memcached"]
+"""Those that do not block the loop."""
+
+NetworkedStore = RedisStore | MemcachedStore
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """`fixture`: the server's. `inline`: a client that blocks does so on the loop, as under our Lambda handler."""
+class Way:
+    """A kind of server, a store for it, and how it is used."""
 
-    fixture: str
-    scheme: str
-    inline: bool = False
+    name: str
+
+    @property
+    def inline(self) -> bool:
+        return self.name.endswith(" inline")
+
+    @property
+    def scheme(self) -> str:
+        return "redis" if self.name == "valkey" else "memcached"
 
     def server(self, request: pytest.FixtureRequest) -> Server:
-        server: Server = request.getfixturevalue(self.fixture)
+        """The one that tests share."""
+        server: Server = request.getfixturevalue(self.name.partition(" ")[0])
         return server
 
-    def store(self, port: int, **options: object) -> Store:
-        """A store of its own at a port of this machine; from here on the running context waits as `inline` says."""
+    def own_server(self) -> contextlib.AbstractContextManager[Server]:
+        return servers.valkey() if self.name == "valkey" else servers.memcached()
+
+    def store(self, port: int, most: int = 8) -> NetworkedStore:
+        """A store at this port, in the running context."""
         may_block.set(self.inline)
-        return open_anew(f"{self.scheme}://127.0.0.1:{port}", **options)
-
-    def __str__(self) -> str:
-        return self.fixture + (", inline" if self.inline else "")
+        kind: Callable[..., NetworkedStore] = RedisStore if self.name == "valkey" else MemcachedStore
+        return kind(f"{self.scheme}://{LOOPBACK}:{port}", max_connections=most)
 
 
-KINDS = [Kind("valkey", "redis"), Kind("memcached", "memcached"), Kind("memcached", "memcached", inline=True)]
+def open_sockets() -> int:
+    count = 0
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            count += os.readlink(f"/proc/self/fd/{entry}").startswith("socket:")
+    return count
 
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+
+def threads() -> int:
+    """The kernel's, which count those that Python knows nothing of, too."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def store_threads() -> int:
+    return sum(thread.name.startswith("memcached") for thread in threading.enumerate())
+
+
+def comes_back_to(before: tuple[int, int], *, collected: bool = False) -> bool:
+    """Do sockets and threads come back to what they were (`held_open`)? A thread takes a moment to end."""
+    give_up_at = time.monotonic() + 2.0
+    while True:
+        if collected:
+            gc.collect()
+        sockets, running = held_open()
+        if sockets <= before[0] and running <= before[1]:
+            return True
+        if time.monotonic() > give_up_at:
+            print("before", before, "now", (sockets, running), [thread.name for thread in threading.enumerate()])
+            return False
+        time.sleep(0.005)
+
+
+def held_open() -> tuple[int, int]:
+    """Sockets and threads of this process."""
+    return open_sockets(), threads()

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from serverless_session import LambdaHandler, SessionMiddleware, SharedState
+from serverless_session import SessionMiddleware, SharedState
 from serverless_session.deadline import may_block, within
 from serverless_session.errors import StoreTimeout, StoreUnavailable
 from serverless_session.stores import (
@@ -37,7 +37,6 @@ from serverless_session.stores import (
 from serverless_session.stores.memcached import _expire
 from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
-from tests.aws.events import Context, event_v2
 from tests.servers import Server
 from tests.sessions.apps import SECRET
 from tests.wire import TripCounter
@@ -177,6 +176,20 @@ async def test_the_largest_value_fits_under_the_longest_key(store: MemcachedStor
         assert await one(store, operation) == Written()
         assert await one(store, Read(key)) == Found(largest, operation.version)
         assert await one(store, Delete(key, expect=operation.version)) == Deleted()
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["threads", "inline"])
+async def test_what_the_server_refuses_does_not_take_the_time_of_the_rest(memcached: Server, inline: bool) -> None:
+    may_block.set(inline)
+    store = MemcachedStore(memcached.url, largest_value_bytes=4 << 20)
+    too_large = [write(new_key(), bytes(2 << 20), expect=ABSENT) for _ in range(3)]
+    key, version = await present(store)
+    outcomes = await store.perform(*too_large, write(new_key(), expect=ABSENT), Delete(key, expect=version))
+    assert list(outcomes[3:]) == [Written(), Deleted()]
+    for refused in outcomes[:3]:
+        assert isinstance(refused, Failed)
+        assert type(refused.error) is StoreUnavailable
+    await store.aclose()
 
 
 # --- several nodes ----------------------------------------------------------------------------------------------------
@@ -335,35 +348,6 @@ async def test_where_the_loop_serves_one_request_no_thread_is_started(
     assert await one(store, write(key, b"new", expect=version)) == Written()
     assert threads_of_memcached() == 0
     await store.aclose()
-
-
-def test_our_lambda_handler_waits_on_its_own_loop(memcached: Server, threads_of_memcached: Callable[[], int]) -> None:
-    shared = SharedState(memcached.url, secret_key=SECRET)
-    handler = LambdaHandler(shop(shared))
-    answer = handler(event_v2("GET", "/login"), Context())
-    assert answer["statusCode"] == 200
-    cookie = answer["cookies"][0].partition(";")[0]
-    assert handler(event_v2("GET", "/", cookies=(cookie,)), Context())["body"] == '{"user":"ada"}'
-    assert threads_of_memcached() == 0
-    handler.close()
-
-
-async def test_a_cancelled_call_frees_its_thread_at_once() -> None:
-    with servers.memcached() as server:
-        store = MemcachedStore(server.url, max_connections=2)
-        key, version = await present(store)
-        server.pause()
-        with within(30.0):
-            calls = [asyncio.ensure_future(one(store, Read(key))) for _ in range(8)]
-            await asyncio.sleep(0.1)
-        for call in calls:
-            call.cancel()
-        await asyncio.wait(calls)
-        server.resume()
-        begun = time.monotonic()
-        assert await one(store, Read(key)) == Found(b"old", version)
-        assert time.monotonic() - begun < 0.5
-        await store.aclose()
 
 
 async def test_what_expects_anything_is_sent_as_it_is(store: MemcachedStore) -> None:

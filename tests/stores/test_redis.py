@@ -57,6 +57,7 @@ from tests.stores.faults import (
     says,
     silent,
 )
+from tests.wire import TripCounter
 
 LIMIT = 0.5
 SLACK = 0.25
@@ -544,3 +545,27 @@ async def test_too_large_is_refused_before_anything_is_sent(direct: RedisStore) 
     store.limits = Limits(largest_value_bytes=1000)
     (outcome,) = await timed(store, write("a", bytes(1001), expect=ABSENT))
     assert kinds([outcome]) == [ValueTooLarge]
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_answer_of_a_connection_takes_one_trip(redis_server: Server) -> None:
+    for operation in every_kind():
+        async with TripCounter.to(redis_server.port) as wire:
+            store = RedisStore(wire.url)
+            await timed(store, operation)
+            assert (wire.trips, wire.connections) == (1, 1)
+            await store.aclose()
+
+
+async def test_a_burst_takes_one_trip(redis_server: Server) -> None:
+    async with TripCounter.to(redis_server.port) as wire:
+        store = RedisStore(wire.url)
+        for _ in range(3):
+            await timed(store, *(Read(new_key()) for _ in range(5)))
+        assert (wire.trips, wire.connections) == (3, 1)
+        wire.reset()
+        await timed(store, *every_kind())
+        assert (wire.trips, wire.connections) == (1, 0)
+        await store.aclose()
