@@ -214,6 +214,7 @@ class _Conversation:
         try:
             found = self._link.look(list(keys), self._attempt.look)
         except Refused as refusal:
+            self._numbers.clear()
             for place in places:
                 self._attempt.answer(place, _refusal(refusal))
             return []

@@ -53,11 +53,12 @@ class MemcachedLink:
         self._tls = tls
         self._lock = threading.Lock()
         self._busy = self._dropped = False
-        self._begin()
+        self._begin(ends=0.0)
 
-    def _begin(self) -> None:
+    def _begin(self, ends: float) -> None:
         self.life: object = object()
         self._wire = _Wire(self._host, self._tls)
+        self._wire.ends = ends
         self._client = Client(
             (self._host, self._port),
             socket_module=self._wire,
@@ -137,7 +138,8 @@ class MemcachedLink:
             raise LinkBroken("broke the connection" if self._wire.is_used else "could not be connected") from None
         except (MemcacheServerError, MemcacheClientError) as refusal:
             reason = refusal.args[0] if refusal.args and isinstance(refusal.args[0], bytes) else b""
-            self._begin()  # pymemcache has closed its connection
+            with self._lock:
+                self._begin(self._wire.ends)  # pymemcache has closed its connection; `drop` may have ended its time
             raise Refused(reason.decode("ascii", "replace")) from None
         except Exception:  # noqa: BLE001  what no memcached says makes pymemcache's parser raise anything, with keys in it
             raise LinkBroken("answered what no memcached says") from None

@@ -180,6 +180,25 @@ async def test_the_largest_value_fits_under_the_longest_key(store: MemcachedStor
         assert await one(store, Delete(key, expect=operation.version)) == Deleted()
 
 
+@pytest.mark.parametrize("inline", [False, True], ids=["threads", "inline"])
+async def test_what_the_server_refuses_takes_nothing_from_the_others_of_the_call(
+    memcached: Server, inline: bool
+) -> None:
+    """A refusal costs the connection, and the next has the same time."""
+    may_block.set(inline)
+    store = MemcachedStore(memcached.url, largest_value_bytes=3_000_000)
+    large = [write(new_key(), bytes(2_000_000), expect=ABSENT) for _ in range(3)]
+    small = write(new_key(), expect=ABSENT)
+    with within(10.0):
+        outcomes = await store.perform(*large, small)
+    assert outcomes[3] == Written()
+    for outcome in outcomes[:3]:
+        assert isinstance(outcome, Failed)
+        assert type(outcome.error) is StoreUnavailable
+        assert "memcached -I" in outcome.error.mend
+    await store.aclose()
+
+
 # --- several nodes ----------------------------------------------------------------------------------------------------
 
 
