@@ -13,7 +13,8 @@ over one connection. Within an attempt an operation is `send`t and then `answer`
 
 Why a second copy settles what is in doubt: its success moves the version, so the first copy, if it still comes, is
 refused. Where it finds its own version, the first has landed: `Written`. A refusal proves nothing then (the first may
-have landed and have been overtaken, or never): `WriteUncertain`. Whatever is in doubt after the second attempt is
+have landed and have been overtaken, or never), nor does a failure (a replica that took over may hold what its primary
+wrote): `WriteUncertain`. Whatever is in doubt after the second attempt is
 `WriteUncertain` too; what was sent in neither failed for sure.
 
 Attempts may run in threads: what happens to a call, happens under its lock, and an attempt that its caller has given up
@@ -134,13 +135,15 @@ class Attempt:
         return place in self._in_doubt
 
     def answer(self, place: int, outcome: Outcome) -> None:
-        """What the server's answer means. After an earlier copy in doubt, a refusal proves nothing."""
+        """What the server's answer means. After an earlier copy in doubt, a refusal or failure proves nothing."""
         with self._lock:
             self._must_be_open()
             if isinstance(outcome, Conflict) and place in self._in_doubt:
                 outcome = Failed(
                     WriteUncertain("a write was sent twice, and neither it nor what it expected stands there now")
                 )
+            elif isinstance(outcome, Failed) and place in self._in_doubt:
+                outcome = Failed(WriteUncertain("a write was sent twice: no answer came, and then the server refused"))
             self._call.outcomes[place] = outcome
             del self._call.waiting[place]
             self._unanswered.discard(place)
