@@ -35,8 +35,12 @@ Sent = Callable[[], None]
 """Called in the last moment before a command leaves; may raise to stop it."""
 
 
+_UNEXECUTED = (b"out of memory", b"object too large")
+"""How a server begins its errors where it did nothing. Others come from proxies, "backend timeout": it may be done."""
+
+
 class Refused(Exception):
-    """The server refused a command, for the reason it gives."""
+    """The server refused a command and did nothing, for the reason it gives."""
 
 
 class MemcachedLink:
@@ -138,6 +142,8 @@ class MemcachedLink:
             raise LinkBroken("broke the connection" if self._wire.is_used else "could not be connected") from None
         except (MemcacheServerError, MemcacheClientError) as refusal:
             reason = refusal.args[0] if refusal.args and isinstance(refusal.args[0], bytes) else b""
+            if isinstance(refusal, MemcacheServerError) and not reason.lower().startswith(_UNEXECUTED):
+                raise LinkBroken("answered with an error") from None
             with self._lock:
                 self._begin(self._wire.ends)  # pymemcache has closed its connection; `drop` may have ended its time
             raise Refused(reason.decode("ascii", "replace")) from None

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from serverless_session import LambdaHandler, SessionMiddleware, SharedState
 from serverless_session.deadline import may_block, within
-from serverless_session.errors import StoreTimeout, StoreUnavailable
+from serverless_session.errors import StoreTimeout, StoreUnavailable, WriteUncertain
 from serverless_session.stores import (
     ABSENT,
     ANYTHING,
@@ -41,6 +41,7 @@ from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
 from tests.aws.events import Context, event_v2
 from tests.servers import Server
+from tests.stores.faults import FaultyWire, Link
 from tests.wire import TripCounter
 
 SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
@@ -197,6 +198,31 @@ async def test_what_the_server_refuses_takes_nothing_from_the_others_of_the_call
         assert type(outcome.error) is StoreUnavailable
         assert "memcached -I" in outcome.error.mend
     await store.aclose()
+
+
+async def test_an_error_of_a_proxy_does_not_tell_whether_a_write_was_done(memcached: Server) -> None:
+    """mcrouter, memcached's own proxy and what clouds put in front: the server did it, and was too slow for them."""
+
+    async def gives_up(link: Link) -> None:
+        while request := await link.request():
+            await link.ask(request)
+            link.answer(b"SERVER_ERROR backend timeout\r\n")
+
+    async with FaultyWire(memcached.port, gives_up) as wire:
+        store = MemcachedStore(f"memcached://127.0.0.1:{wire.port}")
+        assert await one(store, write(new_key(), expect=ABSENT)) == Written(), "the second copy finds the first"
+        await store.aclose()
+    async with FaultyWire(memcached.port, then=gives_up) as wire:
+        store = MemcachedStore(f"memcached://127.0.0.1:{wire.port}")
+        for operation, error in (
+            (write(new_key(), expect=ABSENT), WriteUncertain),
+            (write(new_key(), expect=ANYTHING), WriteUncertain),
+            (Read(new_key()), StoreUnavailable),
+        ):
+            outcome = await one(store, operation)
+            assert isinstance(outcome, Failed)
+            assert type(outcome.error) is error
+        await store.aclose()
 
 
 # --- several nodes ----------------------------------------------------------------------------------------------------
