@@ -52,6 +52,7 @@ class Links(Generic[LinkT]):
         self._idle: list[tuple[LinkT, float]] = []
         self._slots = asyncio.Semaphore(most)
         self._open = True
+        self._callers = 0
         self._until_end: AsyncGenerator[None, None] | None = None
 
     async def carry(
@@ -65,6 +66,17 @@ class Links(Generic[LinkT]):
         if self._until_end is None:
             self._until_end = self._until_the_loop_ends()
             await anext(self._until_end)
+        self._callers += 1
+        try:
+            await self._carry(talk, ends, again, life)
+        finally:
+            self._callers -= 1
+            if not self._open:
+                await self._end_with_the_last()
+
+    async def _carry(
+        self, talk: Callable[[LinkT, float], Awaitable[None]], ends: float, again: bool, life: object
+    ) -> None:
         try:
             async with asyncio.timeout_at(ends) as limit, self._slots:
                 if not again:
@@ -104,12 +116,16 @@ class Links(Generic[LinkT]):
             await self._idle.pop()[0].drop()
 
     async def aclose(self) -> None:
-        """Close every connection, those in use when they have been answered."""
+        """Close every connection, those in use (or waited for) when they have been answered."""
         self._open = False
         await self.rest()
-        if self._until_end is not None:
-            await self._until_end.aclose()
-        self._close()
+        await self._end_with_the_last()
+
+    async def _end_with_the_last(self) -> None:
+        if self._callers == 0:
+            if self._until_end is not None:
+                await self._until_end.aclose()
+            self._close()
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
         """Suspended while the loop runs: asyncio closes asynchronous generators before it closes a loop.

@@ -153,6 +153,18 @@ async def test_closing_while_calls_are_on_their_way(kind: Kind, request: pytest.
     await asyncio.sleep(0)
 
 
+@pytest.mark.usefixtures("_nothing_is_left")
+@each_kind
+async def test_closing_while_calls_wait_for_a_connection(kind: Kind, request: pytest.FixtureRequest) -> None:
+    store = kind.store(kind.server(request).port, max_connections=1)
+    name = new_key()
+    calls = [asyncio.ensure_future(one(store, Read(name))) for _ in range(4)]
+    await asyncio.sleep(0)
+    await store.aclose()
+    assert await asyncio.gather(*calls) == [Missing()] * 4
+    await asyncio.sleep(0)
+
+
 async def visit(request: Request) -> JSONResponse:
     request.session["visits"] = request.session.get("visits", 0) + 1
     return JSONResponse(request.session)
