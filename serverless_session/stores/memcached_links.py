@@ -194,13 +194,15 @@ class _Wire:
     def connect(self, addresses: Sequence[tuple[int, tuple[Any, ...]]]) -> None:
         failure: OSError = ConnectionRefusedError()
         connect_ends = min(self.ends, time.monotonic() + CONNECT_SECONDS)
-        for family, address in addresses:
+        for place, (family, address) in enumerate(addresses):
             self._socket = socket.socket(family, socket.SOCK_STREAM)
             try:
-                self._socket.settimeout(max(connect_ends - time.monotonic(), 0.001))
+                left = connect_ends - time.monotonic()
+                self._socket.settimeout(max(left / (len(addresses) - place), 0.001))  # one may swallow what comes
                 self._socket.connect(address)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._tls is not None:
+                    self._socket.settimeout(max(connect_ends - time.monotonic(), 0.001))
                     self._socket = self._tls().wrap_socket(self._socket, server_hostname=self._host)
             except OSError as error:
                 failure = error
@@ -270,8 +272,10 @@ def _addresses(host: str, port: int, seconds: float) -> _Addresses:
     with _lookups_lock:
         lookup = _lookups.get((host, port))
         if lookup is None:
-            lookup = _lookups[host, port] = Future()
+            lookup = Future()
+            # It waits for our lock before it ends. Where the machine has no thread left, nobody must wait for it.
             threading.Thread(target=_look_up, args=(host, port, lookup), daemon=True, name="getaddrinfo").start()
+            _lookups[host, port] = lookup
     return lookup.result(seconds)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,6 +33,7 @@ from serverless_session.stores import (
     Version,
     Write,
     Written,
+    memcached_links,
     new_version,
 )
 from serverless_session.stores import (
@@ -343,6 +345,46 @@ def test_a_node_that_comes_back_never_brings_a_session_back_after_logout() -> No
                 assert client.get("/", headers=cookie).json() == {"user": "ada"}, "nor was it done"
                 assert client.get("/logout", headers=cookie).status_code == 200
                 assert client.get("/", headers=cookie).json() == {}
+
+
+# --- connecting -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lookup_that_could_not_begin_is_begun_again(memcached: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemcachedStore(f"memcached://localhost:{memcached.port}")
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name == "getaddrinfo":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", no_thread)
+        assert isinstance(await one(store, Read(new_key())), Failed)
+    assert await one(store, Read(new_key())) == Missing()
+    await store.aclose()
+
+
+async def test_an_address_that_swallows_what_comes_leaves_time_for_the_next(
+    memcached: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where IPv6 is announced and goes nowhere."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # its queue is full, so it answers no further connection
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        found = [(socket.AF_INET, full.getsockname()), (socket.AF_INET, ("127.0.0.1", memcached.port))]
+        monkeypatch.setattr(memcached_links, "_addresses", lambda *_: found)
+        monkeypatch.setattr(memcached_links, "CONNECT_SECONDS", 1.0)
+        store = MemcachedStore(f"memcached://localhost:{memcached.port}")
+        begun = time.monotonic()
+        with within(4.0):
+            assert await one(store, Read(new_key())) == Missing()
+        assert time.monotonic() - begun < 0.9, "half of it, not all but a moment"
+        await store.aclose()
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
