@@ -69,6 +69,9 @@ _LONGEST_SPAN: Final = 30 * 24 * 3600
 _LAST_DATE: Final = 2**31 - 1
 """A later one wraps around, and the value is born dead."""
 
+_NO_NUMBER: Final = b"0"
+"""What `gets` shows under `memcached -C`, where `cas` would be refused for ever."""
+
 _MENDS: Final = {
     "object too large for cache": "memcached -I with that size or more, or MemcachedStore(largest_value_bytes=)",
     "out of memory storing object": "more memory for it: memcached -m; or without -M if it may forget",
@@ -226,6 +229,9 @@ class _Conversation:
                 self._attempt.answer(place, outcome)
                 continue
             if key in found:
+                if found[key][1] == _NO_NUMBER:
+                    self._attempt.answer(place, _compares_nothing())
+                    continue
                 self._numbers[place] = found[key][1]
             ready.append(place)
         return ready
@@ -307,6 +313,11 @@ def _refusal(refusal: Refused, operation: Operation | None = None) -> Failed:
     mend = _MENDS.get(reason, "what memcached's log says (memcached -vv)")
     known = f" ({reason})" if reason in _MENDS else ""
     return Failed(StoreUnavailable(f"memcached refused a command{known}", mend=mend))
+
+
+def _compares_nothing() -> Failed:
+    mend = "memcached without -C (--disable-cas)"
+    return Failed(StoreUnavailable("memcached cannot compare and set: it keeps no numbers", mend=mend))
 
 
 def _expire(ttl: float) -> int:

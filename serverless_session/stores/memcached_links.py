@@ -124,7 +124,8 @@ class MemcachedLink:
 
     def put(self, key: str, kept: bytes, expire: int, sent: Sent) -> None:
         """Put it there, whatever stands there."""
-        self._ask(sent, self._client.set, key, kept, expire)
+        if not self._ask(sent, self._client.set, key, kept, expire):
+            raise LinkBroken("answered what no memcached says")  # mcrouter: NOT_STORED
 
     def delete(self, key: str, sent: Sent) -> bool:
         """Remove whatever stands there. Did anything?"""

@@ -43,7 +43,7 @@ from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
 from tests.aws.events import Context, event_v2
 from tests.servers import Server
-from tests.stores.faults import FaultyWire, Link
+from tests.stores.faults import FaultyWire, Link, says
 from tests.wire import TripCounter
 
 SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
@@ -146,6 +146,21 @@ async def test_something_else_under_a_key_is_in_the_way_and_never_mistaken(store
     assert await one(store, write(key, expect=new_version())) == Conflict(short)
 
 
+async def test_a_server_that_keeps_no_numbers_is_told_from_one_that_does_not_answer() -> None:
+    with servers.memcached("-C") as server:
+        store = MemcachedStore(server.url)
+        key, version = await present(store)
+        begun = time.monotonic()
+        with within(5.0):
+            outcomes = [await one(store, write(key, expect=version)), await one(store, Delete(key, expect=version))]
+        assert time.monotonic() - begun < 2.0
+        for outcome in outcomes:
+            assert isinstance(outcome, Failed)
+            assert type(outcome.error) is StoreUnavailable
+            assert "-C" in outcome.error.mend
+        await store.aclose()
+
+
 # --- its clock --------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +239,15 @@ async def test_an_error_of_a_proxy_does_not_tell_whether_a_write_was_done(memcac
             outcome = await one(store, operation)
             assert isinstance(outcome, Failed)
             assert type(outcome.error) is error
+        await store.aclose()
+
+
+async def test_what_was_not_stored_is_not_called_written(memcached: Server) -> None:
+    async with FaultyWire(memcached.port, then=says(b"NOT_STORED\r\n")) as wire:
+        store = MemcachedStore(f"memcached://127.0.0.1:{wire.port}")
+        outcome = await one(store, write(new_key(), expect=ANYTHING))
+        assert isinstance(outcome, Failed)
+        assert type(outcome.error) is WriteUncertain
         await store.aclose()
 
 
