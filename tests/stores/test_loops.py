@@ -28,7 +28,7 @@ from serverless_session.stores import ABSENT, Conflict, Found, Missing, Read, Wr
 from serverless_session.testing.operations import new_key, one, present, write
 from tests.aws.events import Context, event_v2
 from tests.servers import Server
-from tests.stores.networked import WAYS, NetworkedStore, Way, comes_back_to, held_open, store_threads
+from tests.stores.ways import WAYS, NetworkedStore, Way, comes_back_to, held_open, store_threads
 from tests.wire import TripCounter
 
 SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +18,7 @@ from starlette.testclient import TestClient
 
 from serverless_session import SessionMiddleware, SharedState
 from serverless_session.deadline import may_block, within
-from serverless_session.errors import StoreTimeout, StoreUnavailable
+from serverless_session.errors import StoreTimeout, StoreUnavailable, WriteUncertain
 from serverless_session.stores import (
     ABSENT,
     ANYTHING,
@@ -32,6 +33,7 @@ from serverless_session.stores import (
     Version,
     Write,
     Written,
+    memcached_links,
     new_version,
 )
 from serverless_session.stores.memcached import _expire
@@ -39,6 +41,7 @@ from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
 from tests.servers import Server
 from tests.sessions.apps import SECRET
+from tests.stores.faults import FaultyWire, Link, says
 from tests.wire import TripCounter
 
 
@@ -139,6 +142,21 @@ async def test_something_else_under_a_key_is_in_the_way_and_never_mistaken(store
     assert await one(store, write(key, expect=new_version())) == Conflict(short)
 
 
+async def test_a_server_that_keeps_no_numbers_is_told_from_one_that_does_not_answer() -> None:
+    with servers.memcached("-C") as server:
+        store = MemcachedStore(server.url)
+        key, version = await present(store)
+        begun = time.monotonic()
+        with within(5.0):
+            outcomes = [await one(store, write(key, expect=version)), await one(store, Delete(key, expect=version))]
+        assert time.monotonic() - begun < 2.0
+        for outcome in outcomes:
+            assert isinstance(outcome, Failed)
+            assert type(outcome.error) is StoreUnavailable
+            assert "-C" in outcome.error.mend
+        await store.aclose()
+
+
 # --- its clock --------------------------------------------------------------------------------------------------------
 
 
@@ -179,17 +197,56 @@ async def test_the_largest_value_fits_under_the_longest_key(store: MemcachedStor
 
 
 @pytest.mark.parametrize("inline", [False, True], ids=["threads", "inline"])
-async def test_what_the_server_refuses_does_not_take_the_time_of_the_rest(memcached: Server, inline: bool) -> None:
+async def test_what_the_server_refuses_takes_nothing_from_the_others_of_the_call(
+    memcached: Server, inline: bool
+) -> None:
+    """A refusal costs the connection, and the next has the same time."""
     may_block.set(inline)
-    store = MemcachedStore(memcached.url, largest_value_bytes=4 << 20)
-    too_large = [write(new_key(), bytes(2 << 20), expect=ABSENT) for _ in range(3)]
-    key, version = await present(store)
-    outcomes = await store.perform(*too_large, write(new_key(), expect=ABSENT), Delete(key, expect=version))
-    assert list(outcomes[3:]) == [Written(), Deleted()]
-    for refused in outcomes[:3]:
-        assert isinstance(refused, Failed)
-        assert type(refused.error) is StoreUnavailable
+    store = MemcachedStore(memcached.url, largest_value_bytes=3_000_000)
+    large = [write(new_key(), bytes(2_000_000), expect=ABSENT) for _ in range(3)]
+    small = write(new_key(), expect=ABSENT)
+    with within(10.0):
+        outcomes = await store.perform(*large, small)
+    assert outcomes[3] == Written()
+    for outcome in outcomes[:3]:
+        assert isinstance(outcome, Failed)
+        assert type(outcome.error) is StoreUnavailable
+        assert "memcached -I" in outcome.error.mend
     await store.aclose()
+
+
+async def test_an_error_of_a_proxy_does_not_tell_whether_a_write_was_done(memcached: Server) -> None:
+    """mcrouter, memcached's own proxy and what clouds put in front: the server did it, and was too slow for them."""
+
+    async def gives_up(link: Link) -> None:
+        while request := await link.request():
+            await link.ask(request)
+            link.answer(b"SERVER_ERROR backend timeout\r\n")
+
+    async with FaultyWire(memcached.port, gives_up) as wire:
+        store = MemcachedStore(f"memcached://127.0.0.1:{wire.port}")
+        assert await one(store, write(new_key(), expect=ABSENT)) == Written(), "the second copy finds the first"
+        await store.aclose()
+    async with FaultyWire(memcached.port, then=gives_up) as wire:
+        store = MemcachedStore(f"memcached://127.0.0.1:{wire.port}")
+        for operation, error in (
+            (write(new_key(), expect=ABSENT), WriteUncertain),
+            (write(new_key(), expect=ANYTHING), WriteUncertain),
+            (Read(new_key()), StoreUnavailable),
+        ):
+            outcome = await one(store, operation)
+            assert isinstance(outcome, Failed)
+            assert type(outcome.error) is error
+        await store.aclose()
+
+
+async def test_what_was_not_stored_is_not_called_written(memcached: Server) -> None:
+    async with FaultyWire(memcached.port, then=says(b"NOT_STORED\r\n")) as wire:
+        store = MemcachedStore(f"memcached://127.0.0.1:{wire.port}")
+        outcome = await one(store, write(new_key(), expect=ANYTHING))
+        assert isinstance(outcome, Failed)
+        assert type(outcome.error) is WriteUncertain
+        await store.aclose()
 
 
 # --- several nodes ----------------------------------------------------------------------------------------------------
@@ -310,6 +367,46 @@ def test_a_node_that_comes_back_never_brings_a_session_back_after_logout() -> No
                 assert client.get("/", headers=cookie).json() == {"user": "ada"}, "nor was it done"
                 assert client.get("/logout", headers=cookie).status_code == 200
                 assert client.get("/", headers=cookie).json() == {}
+
+
+# --- connecting -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lookup_that_could_not_begin_is_begun_again(memcached: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemcachedStore(f"memcached://localhost:{memcached.port}")
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name == "getaddrinfo":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", no_thread)
+        assert isinstance(await one(store, Read(new_key())), Failed)
+    assert await one(store, Read(new_key())) == Missing()
+    await store.aclose()
+
+
+async def test_an_address_that_swallows_what_comes_leaves_time_for_the_next(
+    memcached: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where IPv6 is announced and goes nowhere."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # its queue is full, so it answers no further connection
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        found = [(socket.AF_INET, full.getsockname()), (socket.AF_INET, ("127.0.0.1", memcached.port))]
+        monkeypatch.setattr(memcached_links, "_addresses", lambda *_: found)
+        monkeypatch.setattr(memcached_links, "CONNECT_SECONDS", 1.0)
+        store = MemcachedStore(f"memcached://localhost:{memcached.port}")
+        begun = time.monotonic()
+        with within(4.0):
+            assert await one(store, Read(new_key())) == Missing()
+        assert time.monotonic() - begun < 0.9, "half of it, not all but a moment"
+        await store.aclose()
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

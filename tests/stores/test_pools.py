@@ -38,7 +38,7 @@ from serverless_session.stores.links import Links
 from serverless_session.stores.settling import LinkBroken
 from serverless_session.testing.operations import new_key, one, present, write
 from tests.servers import LOOPBACK, Server
-from tests.stores.networked import (
+from tests.stores.ways import (
     IN_THEIR_OWN_TIME,
     WAYS,
     NetworkedStore,

@@ -342,6 +342,22 @@ def test_what_the_server_refused_as_a_whole_was_not_done() -> None:
     assert type(call.outcomes[0].error) is StoreUnavailable
 
 
+@pytest.mark.parametrize("operation", [write(ABSENT), Delete("a", expect=OLD)])
+def test_a_failure_of_the_second_copy_says_nothing_of_the_first(operation: Operation) -> None:
+    """A primary carries it out and dies; the replica that took over may not write."""
+
+    async def carry(attempt: Attempt, ends: float, again: bool) -> None:
+        attempt.send(0)
+        if not again:
+            raise LinkBroken("broke the connection")
+        attempt.answer(0, Failed(StoreUnavailable("refused a command")))
+
+    call = Call(enumerate([operation]), LIMITS, server="store", where="here")
+    asyncio.run(settle(call, carry, allowed=1.0))
+    assert isinstance(call.outcomes[0], Failed)
+    assert type(call.outcomes[0].error) is WriteUncertain
+
+
 def test_what_is_too_large_is_settled_before_anything_is_sent() -> None:
     async def carry(attempt: Attempt, ends: float, again: bool) -> None:
         raise AssertionError("nothing is left to send")
