@@ -131,7 +131,9 @@ class MemcachedLink:
             raise LinkBroken("broke the connection" if self._wire.is_used else "could not be connected") from None
         except (MemcacheServerError, MemcacheClientError) as refusal:
             reason = refusal.args[0] if refusal.args and isinstance(refusal.args[0], bytes) else b""
+            ends = self._wire.ends
             self._begin()  # pymemcache has closed its connection
+            self._wire.ends = ends
             raise Refused(reason.decode("ascii", "replace")) from None
         except Exception:  # noqa: BLE001  what no memcached says makes pymemcache's parser raise anything, with keys in it
             raise LinkBroken("answered what no memcached says") from None
