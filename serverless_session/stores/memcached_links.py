@@ -117,7 +117,11 @@ class MemcachedLink:
 
     def delete(self, key: str, sent: Sent) -> bool:
         """Remove whatever stands there. Did anything?"""
-        return bool(self._ask(sent, self._client.delete, key))
+        # pymemcache's own `delete` takes whatever is answered, but DELETED, for "not found".
+        answer = self._ask(sent, self._client.raw_command, f"delete {key}")
+        if answer not in (b"DELETED", b"NOT_FOUND"):
+            raise LinkBroken("answered what no memcached says")
+        return bool(answer == b"DELETED")
 
     def _ask(self, sent: Sent, command: Callable[..., Any], *arguments: Any) -> Any:
         self._wire.about_to_send = sent
