@@ -130,6 +130,8 @@ class MemcachedLink:
         except (LinkBroken, GivenUp):
             raise
         except TimeoutError:
+            if not self._wire.is_connected and time.monotonic() < self._wire.ends:
+                raise LinkBroken("could not be connected") from None
             raise LinkBroken("did not answer", timed_out=True) from None
         except (OSError, MemcacheUnexpectedCloseError):
             raise LinkBroken("broke the connection" if self._wire.is_used else "could not be connected") from None
@@ -155,7 +157,7 @@ class _Wire:
     def __init__(self) -> None:
         self.ends = 0.0
         self.about_to_send: Sent = lambda: None
-        self.is_used = False
+        self.is_connected = self.is_used = False
         self._socket: socket.socket | None = None
         self._is_made = False
 
@@ -194,6 +196,7 @@ class _Wire:
                 failure = error
                 self._socket.close()
             else:
+                self.is_connected = True
                 return
         raise failure
 
