@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
@@ -37,6 +38,15 @@ class Link(Protocol):
 
 
 LinkT = TypeVar("LinkT", bound=Link)
+
+
+def has_something_to_read(descriptor: int) -> bool:
+    """Is there something to read from a socket, or has it ended? Asks the system, for the loop may not know yet."""
+    if descriptor < 0:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Links(Generic[LinkT]):

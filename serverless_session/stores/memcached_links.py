@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import socket
 import struct
 import threading
@@ -26,7 +25,7 @@ from typing import Any, Final
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheClientError, MemcacheServerError, MemcacheUnexpectedCloseError
 
-from serverless_session.stores.links import CONNECT_SECONDS
+from serverless_session.stores.links import CONNECT_SECONDS, has_something_to_read
 from serverless_session.stores.settling import GivenUp, LinkBroken
 
 Sent = Callable[[], None]
@@ -229,9 +228,7 @@ class _Wire:
     def is_quiet(self) -> bool:
         if self._socket is None or self._socket.fileno() < 0:
             return False
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return not poll.poll(0)
+        return not has_something_to_read(self._socket.fileno())
 
 
 # --- names to addresses -----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from serverless_session.stores.links import CONNECT_SECONDS
+from serverless_session.stores.links import CONNECT_SECONDS, has_something_to_read
 from serverless_session.stores.settling import LinkBroken
 
 Command = tuple[bytes | str | int, ...]
@@ -82,7 +82,11 @@ class RedisLink:
             raise LinkBroken("broke the connection" if is_sent else "could not be connected") from None
 
     async def is_quiet(self) -> bool:
-        return self._connection.is_connected and not await self._connection.can_read()
+        # redis-py looks into the loop's buffer; what came while the loop stood still, only the socket knows.
+        writer = self._connection._writer
+        if writer is None or has_something_to_read(writer.get_extra_info("socket").fileno()):
+            return False
+        return not await self._connection.can_read()
 
     async def drop(self) -> None:
         with contextlib.suppress(RedisError, OSError, AttributeError):
