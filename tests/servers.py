@@ -50,6 +50,7 @@ class Server:
     def pause(self) -> None:
         """Stop the server's clock and tongue; its port still accepts connections."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)  # the signal takes its time
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)

@@ -117,7 +117,8 @@ class MemcachedLink:
     def delete(self, key: str, sent: Sent) -> bool:
         """Remove whatever stands there. Did anything?"""
         # pymemcache's own `delete` takes whatever is answered, but DELETED, for "not found".
-        answer = self._ask(sent, self._client.raw_command, f"delete {key}")
+        # `end_tokens`: any other loses what it has of an answer that comes in pieces.
+        answer = self._ask(sent, self._client.raw_command, f"delete {key}", b"")
         if answer not in (b"DELETED", b"NOT_FOUND"):
             raise LinkBroken("answered what no memcached says")
         return bool(answer == b"DELETED")
