@@ -38,7 +38,17 @@ from serverless_session.stores import (
 )
 from tests.servers import Server
 from tests.stores.conformance import new_key, one, present, write
-from tests.stores.fault_table import ROWS, Row, Suffered, dns_hangs, frozen_for_minutes, suffer, unknown_host
+from tests.stores.fault_table import (
+    ROWS,
+    Row,
+    Suffered,
+    dns_hangs,
+    frozen_for_minutes,
+    killed,
+    killed_and_restarted,
+    suffer,
+    unknown_host,
+)
 from tests.stores.faults import (
     Behaviour,
     FaultyWire,
@@ -116,7 +126,8 @@ async def test_each_fault_has_the_outcome_that_is_known(
             return suffered
 
     expected = row.expected(networked)
-    if networked.inline or row.fault in (unknown_host, dns_hangs, frozen_for_minutes):  # patched in, for all at once
+    # One after the other where the loop stands still, and where a fault is patched in for all at once.
+    if networked.inline or row.fault in (unknown_host, dns_hangs, frozen_for_minutes, killed, killed_and_restarted):
         happened = [await one_kind(kind) for kind in expected]
     else:
         happened = await asyncio.gather(*(one_kind(kind) for kind in expected))
