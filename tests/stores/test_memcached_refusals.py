@@ -21,8 +21,10 @@ from serverless_session.stores import (
     Deleted,
     Found,
     Missing,
+    Operation,
     Read,
     Store,
+    Version,
     Write,
     Written,
     new_version,
@@ -67,12 +69,19 @@ async def test_a_full_server_refuses_each_write_of_a_call_and_answers_its_reads(
             assert "memcached -m" in error.mend
 
 
+def both(key: str, version: Version) -> list[Operation]:
+    return [write(key, expect=version), Delete(key, expect=version)]
+
+
 @BOTH
 async def test_a_full_server_keeps_what_a_refused_write_wanted_to_replace(networked: Networked) -> None:
     async with filled(networked) as (store, keys):
         found = await store.read(keys[0])
         assert isinstance(found, Found)
-        operations = [write(keys[0], b"x" * 3, expect=found.version), Delete(keys[0], expect=found.version)]
+        operations: list[Operation] = [
+            write(keys[0], b"x" * 3, expect=found.version),
+            Delete(keys[0], expect=found.version),
+        ]
         for operation in operations:
             assert kinds(await timed(store, operation)) == [StoreUnavailable]
             assert await one(store, Read(keys[0])) == found
