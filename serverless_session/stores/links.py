@@ -86,6 +86,7 @@ class Links(Generic[LinkT]):
                         await self.rest()
                     raise
         except TimeoutError:
+            await self.rest()
             raise LinkBroken("did not answer", timed_out=True) from None
         if self._open:
             self._idle.append((link, time.time()))

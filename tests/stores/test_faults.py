@@ -454,10 +454,21 @@ async def test_idle_flows_dropped_without_a_word_cost_one_call_half_its_time(
     """THREATS 33. All the idle ones are let go with the first, so that the next calls do not pay again."""
     async with networked.to(server) as direct:
         key, version = await present(direct)
-    async with networked.behind(server, *[after(1, silent)] * 4) as (store, wire):
+    dropped = threading.Event()
+
+    async def dropped_at_once(link: Link) -> None:
+        while not dropped.is_set():
+            request = await link.request()
+            await asyncio.sleep(0.05)  # so that the other calls need connections of their own
+            if not dropped.is_set():
+                link.answer(await link.ask(request))
+        await silent(link)
+
+    async with networked.behind(server, then=dropped_at_once) as (store, wire):
         await asyncio.gather(*(one(store, Read(key)) for _ in range(4)))
         opened = wire.connections
         assert opened == (1 if networked.inline else 4), "inline, one call waits for the other"
+        dropped.set()
         wire.heal()
         begun = time.monotonic()
         assert await one(store, Read(key)) == Found(b"old", version)
@@ -535,12 +546,12 @@ async def test_too_large_is_refused_before_anything_is_sent(networked: Networked
 
 
 async def test_a_name_that_hangs_costs_the_time_to_connect_and_says_so() -> None:
-    """The default deadline: 0.3 s to connect, and no word of a second that was not spent."""
+    """0.3 s to connect, and no word of seconds that were not spent."""
     row = next(row for row in ROWS if row.name == "DNS hangs")
     for networked in NETWORKED:
         async with row.fault(networked, None) as scene:  # type: ignore[arg-type]
-            suffered = await suffer(scene, "create", None)
-        assert suffered.took < 0.3 + SLACK
+            suffered = await suffer(scene, "create", 4.0)
+        assert suffered.took < 0.3 + 2 * SLACK
         assert "could not be connected" in str(suffered.error)
 
 
