@@ -42,12 +42,7 @@ from tests.stores.fault_table import (
     ROWS,
     Row,
     Suffered,
-    dns_hangs,
-    frozen_for_minutes,
-    killed,
-    killed_and_restarted,
     suffer,
-    unknown_host,
 )
 from tests.stores.faults import (
     Behaviour,
@@ -126,8 +121,7 @@ async def test_each_fault_has_the_outcome_that_is_known(
             return suffered
 
     expected = row.expected(networked)
-    # One after the other where the loop stands still, and where a fault is patched in for all at once.
-    if networked.inline or row.fault in (unknown_host, dns_hangs, frozen_for_minutes, killed, killed_and_restarted):
+    if networked.inline or not row.may_run_side_by_side:
         happened = [await one_kind(kind) for kind in expected]
     else:
         happened = await asyncio.gather(*(one_kind(kind) for kind in expected))
