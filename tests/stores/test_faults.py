@@ -127,7 +127,7 @@ async def test_each_fault_has_the_outcome_that_is_known(
         happened = await asyncio.gather(*(one_kind(kind) for kind in expected))
     assert {kind: suffered.word for kind, suffered in zip(expected, happened, strict=True)} == expected
     for suffered in happened:
-        assert suffered.took < row.limit + 2 * SLACK  # six at once
+        assert suffered.took < row.limit + 4 * SLACK  # six at once, on a machine that does other things too
         assert suffered.connections is None or suffered.connections <= 2, "sent once, and at most once more"
 
 
