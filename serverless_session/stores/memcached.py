@@ -78,8 +78,10 @@ _REMOVES: Final = ("object too large for cache", "out of memory storing object")
 _MENDS: Final = {
     "object too large for cache": "memcached -I with that size or more, or MemcachedStore(largest_value_bytes=)",
     "out of memory storing object": "more memory for it: memcached -m; or without -M if it may forget",
-    "unauthenticated": "memcached without -Y: pymemcache cannot authenticate",
-    "authentication failure": "memcached without -Y: pymemcache cannot authenticate",
+    **dict.fromkeys(
+        ("unauthenticated", "authentication failure", "bad authentication token format"),
+        "memcached without -Y: pymemcache cannot authenticate",
+    ),
 }
 
 
