@@ -111,6 +111,9 @@ Version = NewType("Version", bytes)
 
 VERSION_BYTES: Final = 8
 
+LONGEST_TTL: Final = 100 * 365.25 * 24 * 3600
+"""Seconds: 100 years. Every store can count to it."""
+
 _KEY = re.compile(r"(?!\.|__)[A-Za-z0-9._:=~-]{1,200}")
 
 
@@ -178,8 +181,8 @@ class Write:
         _check_version(self.version)
         if not isinstance(self.expect, Expect):
             _check_version(self.expect)
-        if not 0 < self.ttl < float("inf"):
-            raise ValueError("ttl is a number of seconds above 0")
+        if not 0 < self.ttl <= LONGEST_TTL:
+            raise ValueError("ttl is a number of seconds above 0 and at most 100 years")
 
 
 @dataclass(slots=True)

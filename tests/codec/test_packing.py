@@ -1,5 +1,6 @@
 """What stands in front of a value, compression for those who ask for it, and what cannot be read."""
 
+import functools
 import json
 import os
 import random
@@ -61,6 +62,7 @@ def test_what_does_not_get_smaller_is_kept_as_it_is() -> None:
     assert Packer(MESSAGEPACK).unpack(packed) == noise
 
 
+@functools.cache
 def bomb(size: int) -> bytes:
     stream = zlib.compressobj(9)
     piece = bytes(1024 * 1024)
