@@ -11,9 +11,10 @@ from tests.sessions.apps import SECRET, app_over, browser, counted
 from tests.wire import TripCounter
 
 
-@pytest.fixture
-def wire(redis_server: Server) -> Iterator[TripCounter]:
-    with TripCounter.to(redis_server.port) as wire:
+@pytest.fixture(params=["valkey", "redis7", "redis62", "memcached"])
+def wire(request: pytest.FixtureRequest) -> Iterator[TripCounter]:
+    server: Server = request.getfixturevalue(request.param)
+    with TripCounter.to(server.port, scheme=server.url.partition(":")[0]) as wire:
         yield wire
 
 
