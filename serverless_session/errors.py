@@ -84,7 +84,7 @@ class WriteUncertain(StoreError):
     """A write was sent, its answer was lost and sending it again did not settle it: it may or may not stand."""
 
     def __init__(self, what: str, *, looked_at: str = "") -> None:
-        mend = "read again what stands there, and decide then"
+        mend = "in code: read again what stands there, and decide then. If it is often: a faster server, or more time"
         super().__init__("write-uncertain", what, looked_at=looked_at, mend=mend)
 
 

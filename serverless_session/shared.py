@@ -126,8 +126,10 @@ class SharedState:
         """Inside, everything that holds this SharedState uses this store or clock or both; for tests, process-wide.
 
         `store="memory://"` opens a fresh one, which goes by the clock. Yields the store that is used inside. What is
-        not swapped (the secret key, say) must still be in order.
+        not swapped (the secret key, say) must still be in order. Raises `TypeError` where nothing is given.
         """
+        if store is None and clock is None:
+            raise TypeError("nothing to swap: override(store=...), override(clock=...), or both")
         swapped = self.store if store is None else _opened_with(store, clock or self.clock)
         self._overrides.append((swapped, clock))
         try:

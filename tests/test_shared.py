@@ -424,7 +424,7 @@ async def test_the_clock_of_an_override_moves_its_memory() -> None:
 def test_what_holds_a_shared_state_sees_an_override() -> None:
     shared = SharedState("memory://", secret_key=SECRET)
     records: Records = shared.records("session")
-    with shared.override() as store:
+    with shared.override(store="memory://") as store:
         assert records._shared.store is store
 
 
@@ -447,3 +447,10 @@ async def test_closing_closes_the_store_in_force_and_nothing_that_was_never_open
     with shared.override(store=inner):
         await shared.aclose()
     assert (store.closed, inner.closed) == (1, 1)
+
+
+def test_an_override_of_nothing_is_an_error() -> None:
+    """A test that swaps nothing tests nothing: `override(store=None)` from a call that returns nothing, say."""
+    shared = SharedState("memory://")
+    with pytest.raises(TypeError, match="nothing to swap"), shared.override(store=None):
+        pass

@@ -68,6 +68,11 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    except ModuleNotFoundError as error:
+        from serverless_session.stores.opening import missing_extra
+
+        raise missing_extra(error, name) from None
     globals()[name] = value
     return value

@@ -55,6 +55,12 @@ def has_something_to_read(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+def not_connected(error: BaseException) -> LinkBroken:
+    """No connection came about: the kind of the cause (`gaierror`, `SSLCertVerificationError`) says where to look."""
+    cause = error.__cause__ or error.__context__ or error
+    return LinkBroken(f"could not be connected ({type(cause).__name__})")
+
+
 class Links(Generic[LinkT]):
     """At most `most` connections to one server, on one event loop.
 

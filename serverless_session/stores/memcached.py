@@ -347,17 +347,26 @@ def _default_tls() -> ssl.SSLContext:
 def _nodes_in(url: str) -> tuple[list[tuple[str, int]], bool]:
     """Host and port of each node, and whether with TLS."""
     scheme, _, names = url.partition("://")
-    found = [_NODE.fullmatch(name) for name in names.removesuffix("/").split(",")]
-    nodes = [(node["host"].lower(), int(node["port"] or _DEFAULT_PORT)) for node in found if node is not None]
-    if (
-        scheme.lower() not in ("memcached", "memcacheds")
-        or len(set(nodes)) < len(found)  # one of them is none, or stands there twice
-        or not all(0 < port < 65536 for _, port in nodes)
-    ):
-        raise ConfigurationError(
-            "bad-store-url",
-            "the addresses of the Memcached servers cannot be read",
-            looked_at="the store's URL",
-            mend="memcached://host[:port], memcached://h1:11211,h2:11211 for several, memcacheds://... for TLS",
-        )
+    if scheme.lower() not in ("memcached", "memcacheds"):
+        raise _bad_url("the scheme is neither memcached:// nor memcacheds://")
+    nodes: list[tuple[str, int]] = []
+    listed = names.removesuffix("/").split(",")
+    for place, name in enumerate(listed, 1):
+        which = f"node {place} of {len(listed)}"
+        node = _NODE.fullmatch(name)
+        port = int(node["port"] or _DEFAULT_PORT) if node is not None else 0
+        if node is None or not 0 < port < 65536:
+            raise _bad_url(f"{which} is no host[:port]; nothing else may stand there, no credentials and no options")
+        if (node["host"].lower(), port) in nodes:
+            raise _bad_url(f"{which} stands there twice")
+        nodes.append((node["host"].lower(), port))
     return nodes, scheme.lower() == "memcacheds"
+
+
+def _bad_url(why: str) -> ConfigurationError:
+    return ConfigurationError(
+        "bad-store-url",
+        "the addresses of the Memcached servers cannot be read",
+        looked_at=f"the store's URL: {why}",
+        mend="memcached://host[:port], memcached://h1:11211,h2:11211 for several, memcacheds://... for TLS",
+    )

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheClientError, MemcacheServerError, MemcacheUnexpectedCloseError
 
-from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE, has_something_to_read
+from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE, has_something_to_read, not_connected
 from serverless_session.stores.settling import GivenUp, LinkBroken
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ class MemcachedLink:
             raise
         except TimeoutError:
             raise LinkBroken("did not answer", timed_out=True) from None
-        except (OSError, MemcacheUnexpectedCloseError):
-            raise LinkBroken("broke the connection" if self._wire.is_used else "could not be connected") from None
+        except (OSError, MemcacheUnexpectedCloseError) as error:
+            raise (LinkBroken("broke the connection") if self._wire.is_used else not_connected(error)) from None
         except (MemcacheServerError, MemcacheClientError) as refusal:
             reason = refusal.args[0] if refusal.args and isinstance(refusal.args[0], bytes) else b""
             if isinstance(refusal, MemcacheServerError) and not reason.lower().startswith(_UNEXECUTED):

@@ -35,6 +35,19 @@ def open_store(url: str, **options: object) -> Store:
         return _open[known]
 
 
+def missing_extra(error: ModuleNotFoundError, what: str) -> Exception:
+    """The error that names the extra which brings what `what` could not import; or `error`, if none does."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRAS:
+        return error
+    return ConfigurationError(
+        "missing-extra",
+        f"{what} needs the package {package}, which is not installed",
+        looked_at="the installed packages",
+        mend=f'pip install "serverless-session[{_EXTRAS[package]}]"',
+    )
+
+
 def open_anew(url: str, **options: object) -> Store:
     """A store of its own at `url`, shared with nobody; otherwise as `open_store`."""
     scheme = url.partition("://")[0].lower() if "://" in url else ""
@@ -53,15 +66,7 @@ def open_anew(url: str, **options: object) -> Store:
 
                 return MemcachedStore(url, **options)  # type: ignore[arg-type]
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
-            raise
-        raise ConfigurationError(
-            "missing-extra",
-            f"a store at {scheme}:// needs the package {package}, which is not installed",
-            looked_at="the installed packages",
-            mend=f'pip install "serverless-session[{_EXTRAS[package]}]"',
-        ) from None
+        raise missing_extra(error, f"a store at {scheme}://") from None
     raise ConfigurationError(
         "unknown-store",
         f"there is no store for {scheme + '://' if scheme else 'an address without a scheme'}",

@@ -25,7 +25,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE, has_something_to_read
+from serverless_session.stores.links import CONNECT_SECONDS, RESET_ON_CLOSE, has_something_to_read, not_connected
 from serverless_session.stores.settling import LinkBroken
 
 Command = tuple[bytes | str | int, ...]
@@ -87,7 +87,7 @@ class RedisLink:
             if isinstance(error, _REFUSALS) or _TOO_MANY in str(error):
                 why = _TOO_MANY if _TOO_MANY in str(error) else type(error).__name__
                 raise LinkBroken(f"refused the connection ({why})", refused=True) from None
-            raise LinkBroken("broke the connection" if is_sent else "could not be connected") from None
+            raise (LinkBroken("broke the connection") if is_sent else not_connected(error)) from None
 
     async def is_quiet(self) -> bool:
         # redis-py looks into the loop's buffer. Of a reset, and of what came while the loop stood, it does not know.

@@ -50,6 +50,11 @@ class Fault:
     late: tuple[float, float] = (0.0, 0.0)
     delay: tuple[float, float] = (0.0, 0.0)
 
+    def __post_init__(self) -> None:
+        kinds = self.on if isinstance(self.on, tuple) else (self.on,)
+        if not all(isinstance(kind, type) and kind in (Read, Write, Delete) for kind in kinds):
+            raise TypeError("on= takes Read, Write, Delete, or several of them in a tuple")
+
     def applies(self, operation: Operation) -> bool:
         """Is it this one's turn? Asked once for each operation."""
         if not isinstance(operation, self.on) or self.times == 0:

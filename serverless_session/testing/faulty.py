@@ -97,8 +97,8 @@ class FaultyStore(Store):
         times: int | None = None,
     ) -> None:
         """Operations fail with this error, `StoreUnavailable` or `StoreTimeout`, and nothing is done."""
-        if not issubclass(error, StoreUnavailable):
-            raise TypeError("what fails was not done, so it is StoreUnavailable or StoreTimeout; see lose_answers()")
+        if not (isinstance(error, type) and issubclass(error, StoreUnavailable)):
+            raise TypeError("what fails was not done: the class StoreUnavailable or StoreTimeout; see lose_answers()")
         self._faults.add(Fault(on=on, after=after, times=times, error=error, fails=1.0))
 
     def lose_answers(

@@ -128,6 +128,8 @@ def test_a_memcached_address_that_cannot_be_one_is_a_configuration_error(url: st
         open_store(url)
     assert refused.value.code == "bad-store-url"
     assert "memcached://h1:11211,h2:11211" in lines(refused.value)[2]
+    named = {"memcached://one,,two": "node 2 of 3 is no host", "memcached://one,two,one:11211": "node 3 of 3 stands"}
+    assert named.get(url, "node 1 of 1 is no host") in lines(refused.value)[1]
     assert "hunter2" not in str(refused.value)
 
 
@@ -146,6 +148,12 @@ def test_a_missing_client_library_is_named_with_the_command_that_brings_it(
     for module in [name for name in sys.modules if name in homes or name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "meta_path", [_No(package), *sys.meta_path])
+    import serverless_session.stores as stores
+
+    name = {"redis": "RedisStore", "memcached": "MemcachedStore"}[scheme]
+    monkeypatch.delattr(stores, name, raising=False)
+    with pytest.raises(ConfigurationError, match=f"{name} needs the package {package}"):
+        getattr(stores, name)
     with pytest.raises(ConfigurationError) as refused:
         open_anew(f"{scheme}://:hunter2@host")
     what, _, mend = lines(refused.value)

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -583,3 +584,14 @@ async def test_a_conflict_is_lost_like_any_other_answer() -> None:
     operation = write(key, expect=ABSENT)
     assert await kinds(store, operation) == [WriteUncertain]
     assert await one(store, operation) == Conflict(Found(b"old", version))
+
+
+@pytest.mark.parametrize("on", ["Write", (Write, "Read"), StoreUnavailable, None])
+def test_a_kind_of_operation_that_is_none_is_refused(on: Any) -> None:
+    with pytest.raises(TypeError, match="on= takes Read, Write, Delete"):
+        FaultyStore(MemoryStore()).fail(on=on)
+
+
+def test_an_error_is_given_as_its_class() -> None:
+    with pytest.raises(TypeError, match="the class StoreUnavailable or StoreTimeout"):
+        FaultyStore(MemoryStore()).fail(StoreUnavailable("x"))  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ class RaceChecks(Trial):
         (found,) = await ask(store, Read(key))
         counted = int(found.value) if isinstance(found, Found) else 0
         told = INCREMENTERS * times
-        hold(counted == told, f"{told:,} increments were answered Written, and the number is {counted:,}", rule=TABLE)
+        hold(counted == told, f"{told:,} increments were answered Written, and the number is {counted:,}", rule=3)
 
     @check
     async def test_one_of_many_claims_wins(self, store: Store) -> None:
@@ -85,7 +85,7 @@ class RaceChecks(Trial):
         claims = [write(key, b"%d" % who, expect=ABSENT, look_first=look_first) for who in range(self.claimers)]
         outcomes = [outcome for (outcome,) in await together(*(ask(store, claim) for claim in claims))]
         won = [claim for claim, outcome in zip(claims, outcomes, strict=True) if outcome == Written()]
-        hold(len(won) == 1, f"of {self.claimers} claims at once, {len(won)} were answered Written", rule=TABLE)
+        hold(len(won) == 1, f"of {self.claimers} claims at once, {len(won)} were answered Written", rule=3)
         winner = Found(won[0].value, won[0].version)
         for claim, outcome in zip(claims, outcomes, strict=True):
             if claim is not won[0]:
@@ -104,7 +104,7 @@ class RaceChecks(Trial):
             hold(
                 deleted == 1,
                 f"of {DELETERS} deletes at once, {deleted} were answered Deleted",
-                rule=TABLE,
+                rule=3,
             )
 
     @check
@@ -118,7 +118,7 @@ class RaceChecks(Trial):
             deleting = outcomes.pop(4)
             written = [operation for operation, outcome in zip(writes, outcomes, strict=True) if outcome == Written()]
             winners = len(written) + (deleting == Deleted())
-            hold(winners == 1, f"of a delete and 8 writes that expected one version, {winners} succeeded", rule=TABLE)
+            hold(winners == 1, f"of a delete and 8 writes that expected one version, {winners} succeeded", rule=3)
             there = Found(written[0].value, written[0].version) if written else Missing()
             if written:
                 judge(delete, deleting, Conflict(there), rule=3, because="a write has won")
