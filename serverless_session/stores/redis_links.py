@@ -98,7 +98,8 @@ class RedisLink:
     async def drop(self) -> None:
         # redis-py closes in peace: a large write would go on, and its socket stay open, until the server has read it.
         if self._writer is not None:
-            with contextlib.suppress(OSError, AttributeError, TypeError):  # of a socket that is gone, or not quite one
+            # Of a socket that is gone (uvloop: ValueError), or not quite one.
+            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
                 self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self._writer.transport.abort()
         with contextlib.suppress(RedisError, OSError, AttributeError):

@@ -215,18 +215,32 @@ async def dns_hangs(networked: Networked, server: Server) -> AsyncIterator[Scene
 
 
 @contextlib.asynccontextmanager
-async def killed(networked: Networked, server: Server) -> AsyncIterator[Scene]:
+async def killed(networked: Networked, server: Server, *, after: float | None = None) -> AsyncIterator[Scene]:
+    """`after`: seconds, in which it is stopped."""
     with ExitStack() as stack:
         doomed = stack.enter_context(networked.start())
         async with networked.to(doomed) as store:
 
             async def kill() -> None:
-                doomed.kill()
+                if after is None:
+                    doomed.kill()
+                else:
+                    doomed.pause()
+                    killer = threading.Timer(after, doomed.kill)
+                    killer.start()
+                    stack.callback(killer.join)
 
             async def restart() -> None:
                 stack.enter_context(networked.start(port=doomed.port))
 
             yield Scene(store, None, kill, restart)
+
+
+@contextlib.asynccontextmanager
+async def killed_while_it_is_asked(networked: Networked, server: Server) -> AsyncIterator[Scene]:
+    """It dies with the request unread: the kernel resets the connection."""
+    async with killed(networked, server, after=0.05) as scene:
+        yield scene
 
 
 @contextlib.asynccontextmanager
@@ -359,6 +373,7 @@ class Row:
             dns_hangs,
             frozen_for_minutes,
             killed,
+            killed_while_it_is_asked,
             killed_and_restarted,
             paused,
             full,
@@ -401,6 +416,7 @@ ROWS = (
     Row("junk, once", once(HTTP), SENT_AGAIN),
     Row("junk, always", always(HTTP), NOT_KNOWN),
     Row("killed", killed, UNAVAILABLE),
+    Row("killed while it is asked", killed_while_it_is_asked, NOT_KNOWN),
     Row(
         "killed and restarted on its port",
         killed_and_restarted,

@@ -7,6 +7,7 @@ what takes more than one call to show follows.
 
 import asyncio
 import gc
+import importlib.util
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,7 @@ from tests.stores.networked import (
     MEMCACHED,
     NETWORKED,
     SLACK,
+    VALKEY,
     Networked,
     closed_port,
     error_of,
@@ -106,6 +108,21 @@ async def test_each_fault_has_the_outcome_that_is_known(
     networked: Networked, row: Row, request: pytest.FixtureRequest
 ) -> None:
     server: Server = request.getfixturevalue("memcached" if networked.is_memcached else "valkey")
+    await carry_out(row, networked, server)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+@pytest.mark.parametrize("row", [row for row in ROWS if row.only in (None, "redis")], ids=lambda row: row.name)
+def test_each_fault_has_it_under_uvloop_too(row: Row, valkey: Server) -> None:
+    """uvicorn runs it where it is installed. Memcached's sockets are none of the loop's."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(carry_out(row, VALKEY, valkey))
+
+
+async def carry_out(row: Row, networked: Networked, server: Server) -> None:
+    """Strike each kind of operation, and check what it answers, what stands then, and that the store works again."""
 
     async def one_kind(kind: str) -> Suffered:
         async with row.fault(networked, server) as scene:
