@@ -286,13 +286,15 @@ class _Lookup(Future[_Addresses]):
     def _ask(self) -> None:
         try:
             found = socket.getaddrinfo(*self._asked, type=socket.SOCK_STREAM)
-            self.set_result([(family, address) for family, _, _, _, address in found])
         except (OSError, UnicodeError):
+            found = []
+        with _lookups_lock:  # before it answers: who asks after that is not given this answer
+            if self in (running := _lookups[self._asked]):
+                running.remove(self)
+        if found:
+            self.set_result([(family, address) for family, _, _, _, address in found])
+        else:
             self.set_exception(socket.gaierror(socket.EAI_NONAME, "no address is known for it"))
-        finally:
-            with _lookups_lock:
-                if self in (running := _lookups[self._asked]):
-                    running.remove(self)
 
 
 _lookups: defaultdict[tuple[str, int], list[_Lookup]] = defaultdict(list)
