@@ -494,8 +494,8 @@ async def line(row: Row, networked: Networked, server: Server) -> str:
     for kind in KINDS:
         async with row.fault(networked, server) as scene:
             suffered = await suffer(scene, kind, None)
-        again = " (sent again)" if suffered.connections is not None and suffered.connections > 1 else ""
-        cells.append(f"{suffered.word} {suffered.took:.3f} s{again}")
+        anew = " (new connection)" if suffered.connections is not None and suffered.connections > 1 else ""
+        cells.append(f"{suffered.word} {suffered.took:.3f} s{anew}")
     return f"| {networked.name} | {row.name} | " + " | ".join(cells) + " |"
 
 
