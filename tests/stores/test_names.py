@@ -64,7 +64,7 @@ async def test_one_lost_question_costs_one_call_the_time_to_connect(
     names.loses = True
     begun = time.monotonic()
     assert kinds([await one(store, Read("a"))]) == [StoreUnavailable]
-    assert time.monotonic() - begun < 0.3 + SLACK
+    assert time.monotonic() - begun < 0.3 + 2 * SLACK, "and not the whole second"
     names.loses = False
     assert await one(store, Read("a")) == Missing()
     names.end()
