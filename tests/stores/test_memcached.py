@@ -36,7 +36,7 @@ from serverless_session.stores import (
     memcached_links,
     new_version,
 )
-from serverless_session.stores.memcached import _expire
+from serverless_session.stores.memcached_conversation import _expire
 from serverless_session.testing.operations import new_key, one, present, write
 from tests import servers
 from tests.servers import Server

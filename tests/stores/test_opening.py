@@ -144,8 +144,8 @@ def test_a_memcached_address_names_one_node_or_several(url: str) -> None:
 def test_a_missing_client_library_is_named_with_the_command_that_brings_it(
     scheme: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes = (package, f"serverless_session.stores.{scheme}", f"serverless_session.stores.{scheme}_links")
-    for module in [name for name in sys.modules if name in homes or name.startswith(f"{package}.")]:
+    homes = (f"{package}.", f"serverless_session.stores.{scheme}")
+    for module in [name for name in sys.modules if name == package or name.startswith(homes)]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "meta_path", [_No(package), *sys.meta_path])
     import serverless_session.stores as stores

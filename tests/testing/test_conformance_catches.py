@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from serverless_session.stores import MemcachedStore, RedisStore, Store
-from serverless_session.stores import memcached as memcached_store
+from serverless_session.stores import MemcachedStore, RedisStore, Store, memcached_conversation
 from serverless_session.stores.memcached_links import MemcachedLink, Sent
 from serverless_session.testing import ContractBroken, StoreConformance
 from serverless_session.testing.conformance.verdicts import TABLE
@@ -211,9 +210,9 @@ def without_an_answer(self: MemcachedLink, key: str, kept: bytes, expire: int, s
 @pytest.mark.parametrize(
     ("owner", "name", "wrong", "check", "rule"),
     [
-        (memcached_store, "_expire", as_it_is, "test_a_value_lives_as_long_as_asked_and_at_most_2_s_longer", 4),
+        (memcached_conversation, "_expire", as_it_is, "test_a_value_lives_as_long_as_asked_and_at_most_2_s_longer", 4),
         (
-            memcached_store,
+            memcached_conversation,
             "_expire",
             never_a_date,
             "test_what_is_to_live_for_a_year_stands_now_and_can_be_replaced_and_deleted",
