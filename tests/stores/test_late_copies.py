@@ -298,21 +298,28 @@ def no_answer_is_not_done(self: Attempt) -> None:
     self._is_open = False
 
 
-@pytest.mark.parametrize("networked", NETWORKED)
+async def is_contradicted(request: pytest.FixtureRequest, networked: str) -> bool:
+    """Does a broken store say "not done" of what stands? It takes a copy that lands in time, so rounds are made."""
+    for _ in range(4):
+        _, found = await run(request, networked, (0.4,))
+        if any("not done" in line for line in found):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("networked", ["valkey", "memcached"])
 async def test_settling_by_a_read_is_contradicted(
     networked: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """THREATS 3"""
     monkeypatch.setattr(redis, "settle", settled_by_a_read)
     monkeypatch.setattr(memcached, "settle", settled_by_a_read)
-    _, found = await run(request, networked, (0.4,))
-    assert any("not done" in line for line in found)
+    assert await is_contradicted(request, networked)
 
 
-@pytest.mark.parametrize("networked", NETWORKED)
+@pytest.mark.parametrize("networked", ["valkey", "memcached"])
 async def test_taking_no_answer_for_not_done_is_contradicted(
     networked: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Attempt, "give_up", no_answer_is_not_done)
-    _, found = await run(request, networked, (0.4,))
-    assert any("not done" in line for line in found)
+    assert await is_contradicted(request, networked)
