@@ -42,6 +42,16 @@ class ConfigurationError(ServerlessSessionError):
     """A setting that cannot work; raised at start-up, before the first request is served."""
 
 
+def missing_extra(what: str, *, package: str, extra: str) -> ConfigurationError:
+    """What `what` needs is not installed; the error names the extra that brings it."""
+    return ConfigurationError(
+        "missing-extra",
+        f"{what} needs the package {package}, which is not installed",
+        looked_at="the installed packages",
+        mend=f'pip install "serverless-session[{extra}]"',
+    )
+
+
 class SessionError(ServerlessSessionError):
     """The session was used in a way that cannot be carried out; the message names the call to write instead."""
 

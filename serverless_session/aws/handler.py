@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serverless_session.aws.sandbox import Sandbox
 from serverless_session.deadline import set_invocation_end
-from serverless_session.errors import ConfigurationError, ServerlessSessionError
+from serverless_session.errors import ServerlessSessionError, missing_extra
 
 try:
     from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
@@ -21,12 +21,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "mangum":
         raise
-    raise ConfigurationError(
-        "missing-extra",
-        "LambdaHandler needs the package mangum, which is not installed",
-        looked_at="the installed packages",
-        mend='pip install "serverless-session[lambda]"',
-    ) from None
+    raise missing_extra("LambdaHandler", package="mangum", extra="lambda") from None
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope

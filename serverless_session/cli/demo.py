@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from serverless_session.errors import ConfigurationError
+from serverless_session.errors import missing_extra
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -17,12 +17,7 @@ def run(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "mangum":
             raise
-        raise ConfigurationError(
-            "missing-extra",
-            "the demo calls the shop through the Lambda handler, which needs the package mangum",
-            looked_at="the installed packages",
-            mend='pip install "serverless-session[demo]"',
-        ) from None
+        raise missing_extra("the demo's Lambda handler", package="mangum", extra="demo") from None
     report = demo.run(chosen.store)
     from serverless_session.demo import rendering
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from serverless_session.codec.tagging import Notation, Refused, tagged, untagged
-from serverless_session.errors import ConfigurationError, ValueNotSerializable
+from serverless_session.errors import ConfigurationError, ValueNotSerializable, missing_extra
 
 Path = tuple[object, ...]
 
@@ -62,12 +62,7 @@ def _messagepack() -> Serializer:
     except ModuleNotFoundError as error:
         if error.name != "msgpack":
             raise
-        raise ConfigurationError(
-            "missing-extra",
-            'serializer="msgpack" needs the package msgpack, which is not installed',
-            looked_at="the installed packages",
-            mend='pip install "serverless-session[msgpack]"',
-        ) from None
+        raise missing_extra('serializer="msgpack"', package="msgpack", extra="msgpack") from None
     return MESSAGEPACK
 
 

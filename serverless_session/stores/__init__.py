@@ -71,8 +71,8 @@ def __getattr__(name: str) -> object:
     try:
         value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     except ModuleNotFoundError as error:
-        from serverless_session.stores.opening import missing_extra
+        from serverless_session.stores.opening import missing_client
 
-        raise missing_extra(error, name) from None
+        raise missing_client(error, name) from None
     globals()[name] = value
     return value

@@ -81,6 +81,7 @@ def _found(kept: bytes, number: bytes, life: object) -> Found:
 
 
 def hints_of(operations: Iterable[Operation]) -> Iterable[HintedVersion]:
+    """The hints among the versions that are expected."""
     for operation in operations:
         if not isinstance(operation, Read) and isinstance(operation.expect, HintedVersion):
             yield operation.expect

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from serverless_session.errors import ConfigurationError
+from serverless_session.errors import ConfigurationError, missing_extra
 from serverless_session.stores.contract import Store
 
 _SCHEMES: Final = ("memory://", "redis://", "rediss://", "unix://", "memcached://", "memcacheds://")
@@ -35,17 +35,12 @@ def open_store(url: str, **options: object) -> Store:
         return _open[known]
 
 
-def missing_extra(error: ModuleNotFoundError, what: str) -> Exception:
-    """The error that names the extra which brings what `what` could not import; or `error`, if none does."""
+def missing_client(error: ModuleNotFoundError, what: str) -> Exception:
+    """The error that names the extra which brings the client that `what` could not import; or `error`, if none does."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         return error
-    return ConfigurationError(
-        "missing-extra",
-        f"{what} needs the package {package}, which is not installed",
-        looked_at="the installed packages",
-        mend=f'pip install "serverless-session[{_EXTRAS[package]}]"',
-    )
+    return missing_extra(what, package=package, extra=_EXTRAS[package])
 
 
 def open_anew(url: str, **options: object) -> Store:
@@ -66,7 +61,7 @@ def open_anew(url: str, **options: object) -> Store:
 
                 return MemcachedStore(url, **options)  # type: ignore[arg-type]
     except ModuleNotFoundError as error:
-        raise missing_extra(error, f"a store at {scheme}://") from None
+        raise missing_client(error, f"a store at {scheme}://") from None
     raise ConfigurationError(
         "unknown-store",
         f"there is no store for {scheme + '://' if scheme else 'an address without a scheme'}",

@@ -28,7 +28,7 @@ from serverless_session.stores import ABSENT, Conflict, Found, Missing, Read, Wr
 from serverless_session.testing.operations import new_key, one, present, write
 from tests.aws.events import Context, event_v2
 from tests.servers import Server
-from tests.stores.ways import WAYS, NetworkedStore, Way, comes_back_to, held_open, store_threads
+from tests.stores.ways import IN_THEIR_OWN_TIME, WAYS, NetworkedStore, Way, comes_back_to, held_open, store_threads
 from tests.wire import TripCounter
 
 SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
@@ -350,10 +350,9 @@ def test_a_program_that_ends_in_the_midst_of_calls_runs_without_a_warning(way: W
     run_program(ENDS_WITHOUT_CLOSING, server.url, new_key(), way.name)
 
 
+@pytest.mark.parametrize("way", IN_THEIR_OWN_TIME, indirect=True)
 def test_a_program_that_ends_in_the_midst_of_calls_to_a_silent_server_ends_at_once(way: Way) -> None:
     """No thread waits to the end of its deadline."""
-    if way.inline:
-        pytest.skip("it blocks")
     with way.own_server() as server:
         server.pause()
         begun = time.monotonic()

@@ -1,6 +1,6 @@
 """The stores over a network, each in the ways it can be used; and what a process holds open.
 
-`memcached inline` blocks the loop: a test that takes it sets `may_block` in its own context with `at(...)`.
+`memcached inline` blocks the loop: `Way.store` sets `may_block` in the running context.
 """
 
 import contextlib
