@@ -49,7 +49,7 @@ def test_nothing_is_lost_or_undone_under_faults(name: str) -> None:
     print(said)
     assert not failed(report), said
     assert report.increments > 0
-    assert {"Found", "Missing", "Written", "Conflict", "Deleted", "WriteUncertain", "StoreUnavailable"} <= {
+    assert {"Found", "Missing", "Written", "Conflict", "Deleted", "WriteUncertain"} <= {
         told for _, told in report.outcomes
     }
 
