@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from serverless_session.deadline import Duration
     from serverless_session.errors import ServerlessSessionError
     from serverless_session.sessions.loading import load_session
+    from serverless_session.sessions.merge import sum_of_changes
     from serverless_session.sessions.middleware import SessionMiddleware
     from serverless_session.sessions.session import Session
     from serverless_session.shared import SharedState
@@ -27,6 +28,7 @@ _HOMES = {
     "SharedState": "shared",
     "load_session": "sessions.loading",
     "open_store": "stores.opening",
+    "sum_of_changes": "sessions.merge",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "SharedState",
     "load_session",
     "open_store",
+    "sum_of_changes",
 ]
 
 

@@ -56,6 +56,36 @@ class SessionError(ServerlessSessionError):
     """The session was used in a way that cannot be carried out; the message names the call to write instead."""
 
 
+class SessionNotLoaded(SessionError):
+    """The session was used before it was loaded (`lazy=True`), or on a path that is `exempt`."""
+
+
+class SessionConflict(SessionError):
+    """Two requests changed the same thing in a session, and `on_conflict="error"` says that neither may win."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        super().__init__(
+            "session-conflict",
+            f"another request has changed the same in {places} place{'s' * (places != 1)} of the session meanwhile",
+            mend='nothing: it is answered with 409. Where one of the two may win: on_conflict="merge"',
+        )
+
+
+class SessionTooLarge(SessionError):
+    """A session grew beyond `max_session_bytes`; nothing was sent and the stored one stands."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            "session-too-large",
+            f"a session of {size_bytes:,} bytes is not kept: the limit is {limit_bytes:,}",
+            looked_at="max_session_bytes=",
+            mend="less into the session (keep a key of it there, and the rest elsewhere), or a higher limit",
+        )
+
+
 # --- stores -----------------------------------------------------------------------------------------------------------
 
 

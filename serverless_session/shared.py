@@ -8,7 +8,6 @@ for its store at every call, so `override` swaps the store under all of them.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import os
 import re
@@ -22,11 +21,10 @@ from serverless_session.codec.packing import COMPRESS_ABOVE_BYTES, Packer
 from serverless_session.codec.serializers import Serializer, serializer_for
 from serverless_session.deadline import DEFAULT_SECONDS, Clock, Duration, SystemClock, seconds
 from serverless_session.errors import ConfigurationError
+from serverless_session.events import tell
 from serverless_session.records.records import Records
 from serverless_session.stores.contract import Store
 from serverless_session.stores.opening import open_anew, open_store
-
-logger = logging.getLogger("serverless_session")
 
 PREFIX: Final = "SERVERLESS_SESSION_"
 _VARIABLES: Final = ("STORE", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "NAMESPACE", "TIMEOUT")
@@ -219,7 +217,7 @@ class SharedState:
         self._key_ring = self._settle_keys(environment, defaults)
         self._address_key = self._settle_address_key()
         if defaults:
-            logger.warning("shared.defaults: %s", "; ".join(defaults))
+            tell("shared.defaults", {"defaults": "; ".join(defaults)})
 
     def _settle_store(self, variable: str | None, defaults: list[str]) -> Store:
         store = self._given_store if self._given_store is not None else variable
@@ -359,6 +357,6 @@ def _check_strength(weakness: str | None, looked_at: str, mend: str, *, only_war
     if weakness is None:
         return
     if only_warn:
-        logger.warning("shared.weak_secret: %s; any other store than memory:// would refuse it", weakness)
+        tell("shared.weak_secret", {"weakness": weakness})
         return
     raise ConfigurationError("weak-secret", weakness, looked_at=looked_at, mend=mend)

@@ -7,12 +7,12 @@ that one loop and the app's lifespan live as long as the sandbox and every store
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from serverless_session.aws.sandbox import Sandbox
 from serverless_session.deadline import set_invocation_end
 from serverless_session.errors import ServerlessSessionError, missing_extra
+from serverless_session.events import tell
 
 try:
     from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
@@ -25,8 +25,6 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope
-
-logger = logging.getLogger("serverless_session.aws")
 
 TIME_OUT_MARGIN: Final = 0.5
 """Seconds before the end of an invocation at which its last store call ends, so that an answer can still leave; a tenth
@@ -105,8 +103,8 @@ class _Exchange:
         """Let the app answer; what it cannot answer becomes a 500."""
         try:
             await app(self.scope, self._receive, self._send)
-        except Exception:
-            logger.exception("lambda.app_raised")
+        except Exception:  # noqa: BLE001 - it is told, and becomes a 500
+            tell("lambda.app_raised", exc_info=True)
         self.body = b"".join(self._chunks)
         if not self._complete.is_set():
             self.status, self.body = 500, b"Internal Server Error"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import os
 import threading
 import weakref
@@ -20,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from serverless_session.deadline import may_block
 from serverless_session.errors import ServerlessSessionError
+from serverless_session.events import tell
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message
-
-logger = logging.getLogger("serverless_session.aws")
 
 _T = TypeVar("_T")
 
@@ -213,11 +211,11 @@ class _Lifespan:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._app(scope, self._messages.get, send)
-        except Exception:
+        except Exception:  # noqa: BLE001 - what it means depends on when it comes, and it is told
             if answered.done() and answered.result() is None:
-                logger.exception("lambda.lifespan_failed")
+                tell("lambda.lifespan_failed", exc_info=True)
             elif not answered.done():
-                logger.debug("lambda.no_lifespan: the app does not support lifespan", exc_info=True)
+                tell("lambda.no_lifespan", exc_info=True)
         finally:
             if not answered.done():
                 answered.set_result(None)

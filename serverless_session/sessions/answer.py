@@ -8,90 +8,109 @@ that fails before the start turns the answer into a 503; after it, the stream is
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Coroutine
+import json
+from collections.abc import Coroutine
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
 from serverless_session.deadline import within
-from serverless_session.errors import SessionError, StoreError, UnreadableValue, ValueTooLarge
+from serverless_session.errors import (
+    SessionConflict,
+    SessionError,
+    SessionNotLoaded,
+    StoreError,
+    UnreadableValue,
+    ValueTooLarge,
+)
+from serverless_session.events import tell
 from serverless_session.sessions.headers import Headers, private, uncacheable, with_vary_cookie
-from serverless_session.sessions.lifecycle import CookieChange, Steps, Visit
+from serverless_session.sessions.lifecycle import CookieChange, Visit
+from serverless_session.sessions.session import Session
 
 if TYPE_CHECKING:
     from starlette.types import Message, Scope, Send
 
+    from serverless_session.notes import RequestNotes
     from serverless_session.records.records import Records
+    from serverless_session.sessions.cookie import SessionId
+    from serverless_session.sessions.queueing import SaveQueue, Turn
+    from serverless_session.sessions.record import Steps
+    from serverless_session.sessions.settings import Settings
     from serverless_session.shared import SharedState
     from serverless_session.stores.contract import Operation
-
-logger = logging.getLogger("serverless_session.sessions")
 
 _T = TypeVar("_T")
 
 CALLS_OF_A_SAVE: Final = 10
 """A save makes several calls (conflicts, a new id); all of them together may take this many shared time-outs."""
 
-_EVENTS: Final = {
-    "session.conflict_merged": "two requests changed a session at once; both changes are kept",
-    "session.conflict_overridden": "two requests changed the same thing in a session at once; the later one won",
-    "session.change_dropped": "a session ended or got a new id while a request ran; that one's changes are dropped",
-}
-_LEVELS: Final = {"session.conflict_overridden": logging.WARNING}
-
 
 class Answer:
-    """What goes back to the server for one request, with the session saved in time."""
+    """One request's session, from its load to its last save, and what goes back to the server meanwhile."""
 
     def __init__(
         self,
+        settings: Settings,
         shared: SharedState,
         records: Records,
+        queue: SaveQueue,
         visit: Visit,
-        set_cookie: Callable[[CookieChange], bytes],
+        notes: RequestNotes,
         scope: Scope,
         send: Send,
     ) -> None:
+        self._settings = settings
         self._shared = shared
         self._records = records
+        self._queue = queue
         self._visit = visit
-        self._set_cookie = set_cookie
+        self._notes = notes
         self._scope = scope
         self._send = send
+        self._loading: asyncio.Lock | None = None
+        self._loaded = False
+        self._failure: StoreError | None = None  # of the load
+        self._foreign_came_in = False
+        self._owed = CookieChange.KEEP  # by a save that the app asked for before the response started
         self._started = False
         self._refused = False
 
-    async def carry_out(self, steps: Steps[_T], *, to_the_end: bool = False) -> _T:
-        """Do what the lifecycle asks for, one operation after the other; `to_the_end`: even if we are cancelled."""
+    # --- the session comes in -----------------------------------------------------------------------------------------
+
+    def foreign_cookie_came_in(self) -> None:
+        self._foreign_came_in = True
+
+    async def load(self, session_id: SessionId | None) -> Session:
+        """Load the session, once for all who ask. Raises what the store raises; `refuses` then tells what to do."""
+        if self._loading is None:
+            self._loading = asyncio.Lock()
+        async with self._loading:
+            if not self._loaded:
+                await self._load(session_id)
+        return self._visit.session
+
+    async def _load(self, session_id: SessionId | None) -> None:
+        visit, clock = self._visit, self._shared.clock
         try:
-            operation = next(steps)
-        except StopIteration as stop:
-            nothing_to_do: _T = stop.value
-            return nothing_to_do
-        performing = self._perform(operation, steps)
-        return await (_to_the_end(performing) if to_the_end else performing)
+            await self._carry_out(visit.load(session_id, now=clock.time()))
+        except StoreError as error:
+            self._failure = error
+            if self._settings.on_store_failure != "anonymous":
+                raise
+            tell("session.anonymous", {"error": error.code})
+            visit.session._unavailable = error
+        self._loaded = True
+        visit.session._time, visit.session._keeper = clock.time, self
+        self._notes.live_session |= not visit.session.is_new
+        self._notes.sessions[self._settings.cookie.slot] = visit.session
 
-    async def _perform(self, operation: Operation, steps: Steps[_T]) -> _T:
-        with within(CALLS_OF_A_SAVE * self._shared.timeout):
-            try:
-                while True:
-                    (outcome,) = await self._records.perform(operation)
-                    operation = steps.send(outcome)
-            except StopIteration as stop:
-                result: _T = stop.value
-                return result
+    def refuses(self, error: BaseException) -> bool:
+        """Is this the store's failure, come back out of the app, and can a 503 still leave in place of its answer?"""
+        return error is self._failure and not self._started and self._settings.on_store_failure != "raise"
 
-    def _take_assigned(self) -> None:
-        """An app that puts a plain dict in the place of its session means that for the session's contents."""
-        assigned, session = self._scope.get("session"), self._visit.session
-        if type(assigned) is dict:
-            self._scope["session"] = session
-            if not assigned:
-                session.clear()
-            for key in session.keys() - assigned.keys():
-                del session[key]
-            session.update(assigned)
+    # --- the answer goes out ------------------------------------------------------------------------------------------
 
     async def send(self, message: Message) -> None:
         """The app's `send`: saves in front of the start and of the last chunk."""
@@ -127,19 +146,101 @@ class Answer:
             try:
                 await self._save(self._visit.end())
             except (StoreError, UnreadableValue) as error:
-                logger.error("session.ending_failed: %s", error)
+                tell("session.ending_failed", {"error": error.code})
+
+    async def refuse(self, error: StoreError | UnreadableValue) -> None:
+        """503 in place of the app's answer; what else the app sends is dropped."""
+        name = "store.unavailable" if isinstance(error, StoreError) else "store.unreadable"
+        tell(name, {"error": error.code, "what": str(error)})
+        await self._send_problem(503, "Sessions cannot be kept at the moment. Try again.", [(b"retry-after", b"1")])
+
+    async def _send_problem(self, status: int, detail: str, more: Headers) -> None:
+        self._refused = True
+        if self._scope["type"] == "websocket":
+            await self._send({"type": "websocket.close", "code": 1013})
+            return
+        body = json.dumps({"title": HTTPStatus(status).phrase, "status": status, "detail": detail}).encode()
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            *more,
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else body})
+
+    def _headers(self, headers: Headers, change: CookieChange) -> Headers:
+        session, settings = self._visit.session, self._settings
+        headers = settings.foreign.outwards(
+            headers, came_in=self._foreign_came_in, tell=lambda: tell("session.foreign_cookie")
+        )
+        if session.accessed:
+            headers = with_vary_cookie(headers)
+        if change is not CookieChange.KEEP:
+            return [*uncacheable(headers), (b"set-cookie", self._set_cookie(change))]
+        if self._failure is not None:
+            return uncacheable(headers)
+        return private(headers) if self._notes.live_session else headers
+
+    def _set_cookie(self, change: CookieChange) -> bytes:
+        https, visit = self._scope.get("scheme") in ("https", "wss"), self._visit
+        if change is CookieChange.SET and visit.id is not None:
+            return self._settings.cookie.set(visit.id.text, visit.cookie_age, https=https)
+        return self._settings.cookie.remove(https=https)
+
+    def _take_assigned(self) -> None:
+        """An app that puts a plain dict in the place of its session means that for the session's contents."""
+        assigned, session = self._scope.get("session"), self._visit.session
+        if type(assigned) is dict:
+            if not self._loaded:
+                raise SessionNotLoaded(
+                    "session-not-loaded",
+                    "other contents were assigned to a session that was not loaded",
+                    looked_at='scope["session"], lazy= and exempt= of SessionMiddleware',
+                    mend="session = await load_session(request), then session.clear() and session.update(...)",
+                )
+            self._scope["session"] = session
+            if not assigned:
+                session.clear()
+            for key in session.keys() - assigned.keys():
+                del session[key]
+            session.update(assigned)
+
+    # --- the session is saved -----------------------------------------------------------------------------------------
+
+    async def save(self) -> bool:
+        """`session.save()`: now. What it owes the browser goes with the start of the response."""
+        if self._refused or self._failure is not None:
+            return False
+        if self._started:
+            await self._save_late()
+        else:
+            change = await self._save(self._visit.save(now=self._shared.clock.time()))
+            self._owed = self._owed if change is CookieChange.KEEP else change
+        if self._visit.over:
+            self._visit.forget()
+        return not self._visit.over
+
+    async def reload(self) -> bool:
+        """`session.reload()`."""
+        if self._refused or self._failure is not None:
+            return False
+        return await self._carry_out(self._visit.reload())
 
     async def _save_in_front(self) -> CookieChange | None:
-        """Save before anything has left. None: it could not be, and a 503 has left in place of the answer."""
+        """Save before anything has left. None: it could not be, and an error has left in place of the answer."""
         try:
             change = await self._save(self._visit.save(now=self._shared.clock.time()))
-        except ValueTooLarge:
-            raise  # the store is well: this session is at fault, and so is the code that filled it
+        except SessionConflict:
+            await self._send_problem(409, "Another request has changed the same at the same time. Try again.", [])
+            return None
         except (StoreError, UnreadableValue) as error:
+            if self._settings.on_store_failure == "raise" or isinstance(error, ValueTooLarge):
+                raise  # too large: the store is well, this session is at fault, and so is the code that filled it
             await self.refuse(error)
             return None
         self._started = True
-        return change
+        return self._owed if change is CookieChange.KEEP else change
 
     async def _save_late(self) -> None:
         if self._visit.needs_cookie():
@@ -151,41 +252,51 @@ class Answer:
         await self._save(self._visit.save(now=self._shared.clock.time(), late=True))
 
     async def _save(self, steps: Steps[CookieChange]) -> CookieChange:
+        if self._failure is not None:
+            return CookieChange.KEEP
         try:
-            return await self.carry_out(steps, to_the_end=True)
+            return await self._carry_out(steps, as_saver=True)
         finally:
-            for event in self._visit.events:
-                logger.log(_LEVELS.get(event, logging.INFO), "%s: %s", event, _EVENTS[event])
+            for event, fields in self._visit.events:
+                tell(event, fields)
             self._visit.events.clear()
 
-    async def refuse(self, error: StoreError | UnreadableValue) -> None:
-        """503 in place of the app's answer; what else the app sends is dropped."""
-        self._refused = True
-        logger.error("session.store_failed: %s", error)
-        if self._scope["type"] == "websocket":
-            await self._send({"type": "websocket.close", "code": 1013})
-            return
-        body = (
-            b'{"title":"Service Unavailable","status":503,"detail":"Sessions cannot be kept at the moment. Try again."}'
-        )
-        headers = [
-            (b"content-type", b"application/problem+json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"retry-after", b"1"),
-            (b"cache-control", b"no-store"),
-        ]
-        await self._send({"type": "http.response.start", "status": 503, "headers": headers})
-        await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else body})
+    # --- the store is asked -------------------------------------------------------------------------------------------
 
-    def _headers(self, headers: Headers, change: CookieChange) -> Headers:
-        session = self._visit.session
-        if session.accessed:
-            headers = with_vary_cookie(headers)
-        if change is not CookieChange.KEEP:
-            return [*uncacheable(headers), (b"set-cookie", self._set_cookie(change))]
-        if session.accessed and not session.is_new:
-            headers = private(headers)
-        return headers
+    async def _carry_out(self, steps: Steps[_T], *, as_saver: bool = False) -> _T:
+        """Do what the lifecycle asks for, one operation after the other; a saver goes on to the end if cancelled."""
+        try:
+            operation = next(steps)
+        except StopIteration as stop:
+            nothing_to_do: _T = stop.value
+            return nothing_to_do
+        if as_saver:
+            return await _to_the_end(self._perform_in_turn(operation, steps))
+        return await self._perform(operation, steps)
+
+    async def _perform_in_turn(self, operation: Operation, steps: Steps[_T]) -> _T:
+        key, shared = self._visit.standing_key, self._shared
+        if key is None:
+            return await self._perform(operation, steps)
+        turn = await self._queue.turn(key, shared.clock, patience=shared.timeout)
+        try:
+            return await self._perform(operation, steps, turn)
+        finally:
+            turn.leave()
+
+    async def _perform(self, operation: Operation, steps: Steps[_T], turn: Turn | None = None) -> _T:
+        with within(CALLS_OF_A_SAVE * self._shared.timeout):
+            try:
+                while True:
+                    outcome = turn.foresee(operation) if turn is not None else None
+                    if outcome is None:
+                        (outcome,) = await self._records.perform(operation)
+                        if turn is not None:
+                            turn.learn(operation, outcome)
+                    operation = steps.send(outcome)
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
 
 
 async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
@@ -205,7 +316,7 @@ async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("session.save_failed: %s", type(task.exception()).__name__)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            tell("session.save_failed", {"error": getattr(failure, "code", type(failure).__name__)})
         raise cancelled
     return task.result()

@@ -117,6 +117,14 @@ class CookieSettings:
                 "https_only is neither True, False nor None", "https_only=", "https_only=None, its default"
             )
         self._check_prefix()
+        if self.https_only is False and (self.same_site == "none" or self.partitioned):
+            what = "a cookie for other sites' pages (SameSite=none, Partitioned) must be Secure, or browsers drop it"
+            raise _bad_cookie(what, "same_site=, partitioned=, https_only=", "https_only=None, its default, or True")
+
+    @property
+    def slot(self) -> tuple[str, str]:
+        """What tells our cookies apart in a browser."""
+        return self.name, self.path
 
     def _check_prefix(self) -> None:
         """Browsers drop, without a word, a cookie whose name promises what its attributes do not keep (RFC 6265bis)."""

@@ -5,8 +5,8 @@ A shared cache must never hand one visitor's page, or cookie, to another (RFC 91
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -46,12 +46,22 @@ def with_vary_cookie(headers: Headers) -> Headers:
     return [*headers, (b"vary", b"Cookie")]
 
 
-def from_own_host(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Does the request come from no page at all, or from one of the host that it is sent to?
+def from_own_page(headers: Sequence[tuple[bytes, bytes]], allowed_origins: Collection[bytes] = ()) -> bool:
+    """Does the request come from no page at all, from one of the host that it is sent to, or from an allowed origin?
 
-    A page of another host may open a WebSocket with the visitor's cookie. The scheme is not compared: behind a proxy it
-    is another one. `Origin: null` is a foreign page.
+    A page of another host may open a WebSocket with the visitor's cookie. The scheme is not compared with ours: behind
+    a proxy it is another one. `Origin: null` is a foreign page.
     """
     named = dict(headers)
     origin, host = named.get(b"origin"), named.get(b"host")
-    return origin is None or (host is not None and origin.partition(b"://")[2].lower() == host.lower())
+    if origin is None or origin.lower() in allowed_origins:
+        return True
+    return host is not None and origin.partition(b"://")[2].lower() == host.lower()
+
+
+def path_of(scope: Mapping[str, Any]) -> str:
+    """The path as it was sent, undecoded, below the mount."""
+    raw: bytes | None = scope.get("raw_path")
+    path: str = scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] or "/" if root and path.startswith(root) else path

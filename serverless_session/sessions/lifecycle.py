@@ -1,8 +1,8 @@
 """The rules of a session's life, sans-I/O: everything that two requests at once could break is decided here.
 
-`Visit` is one request's dealings with one session. `load`, `save` and `end` are generators: they yield operations of
-the store contract, are sent the outcomes, and never wait, look at a clock or know where bytes are kept. So a test can
-run the steps of several visits in every order.
+`Visit` is one request's dealings with one session. `load`, `save`, `reload` and `end` are generators: they yield
+operations of the store contract, are sent the outcomes, and never wait, look at a clock or know where bytes are kept.
+So a test can run the steps of several visits in every order.
 
 Where a visit stands:
 
@@ -19,61 +19,43 @@ Rules, each a compare-and-set on the record's version:
 2. A new id: first the new record is written, then the old one becomes a *stone*, which names its successors and lives
    as long as the longest request. If the old one was ended in between, the new one is taken back. So whichever of
    ending and new id comes last sees the other.
-3. A change that meets another change is merged with it (`merge`); one that meets a stone, or nothing, is dropped.
+3. A change that meets another change is merged with it (`merge`); one that meets a stone, or nothing, is dropped. But
+   what it deleted is deleted in the stone's successors too: a logout may be written as a deletion.
 4. A session emptied key by key is kept, empty, as long as the longest request, so that a change in flight still merges.
-5. A change prolongs the life of record and cookie together, once a tenth of it is gone; until then neither is touched.
-   A cookie sent at every change could arrive after, and overwrite, the one of a login in another tab.
+   One that somebody is logged in to is never empty.
+5. A change prolongs the life of record and cookie together, and so may a use (`lifetime`). A use that cannot be written
+   costs nothing but itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from serverless_session.errors import DamagedValue, StoreUnavailable, UnknownFormat, ValueNotSerializable
-from serverless_session.records.records import Kept
+from serverless_session.errors import SessionConflict, SessionTooLarge, StoreError, StoreUnavailable
 from serverless_session.sessions.cookie import SessionId
-from serverless_session.sessions.merge import merge
+from serverless_session.sessions.lifetime import Facts, Lifetime
+from serverless_session.sessions.merge import MergeRules, merge, without_deleted
+from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, pack_session, pack_stone
 from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
     ABSENT,
-    Conflict,
     Delete,
     Deleted,
     Expected,
-    Failed,
-    Missing,
-    Operation,
-    Outcome,
     Read,
-    Version,
     Write,
     Written,
     new_version,
 )
 
+if TYPE_CHECKING:
+    from serverless_session.sessions.record import Vault
+
 LONGEST_REQUEST: Final = 60.0
 """Seconds that a stone, or a session emptied key by key, stays for the requests that are still running."""
-
-PROLONG_AFTER: Final = 0.1
-"""The share of a life that is gone before a change prolongs it."""
-
-if TYPE_CHECKING:
-
-    class Vault(Protocol):
-        """The pure part of `Records`."""
-
-        @property
-        def pack(self) -> Callable[[object], bytes]: ...
-        @property
-        def unpack(self) -> Callable[[bytes], Any]: ...
-        def key(self, *parts: bytes) -> str: ...
-
-
-_T = TypeVar("_T")
-Steps = Generator[Operation, Outcome, _T]
 
 
 class CookieChange(Enum):
@@ -91,65 +73,95 @@ class _State(Enum):
     GONE = auto()
 
 
-@dataclass(slots=True, repr=False)  # no debugger, log or traceback shows what stands in it
-class _Record:
-    """A record as it stands in the store, as far as we know."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a middleware's settings say about every visit."""
 
-    key: str
-    version: Version
-    packed: bytes
-    ends_at: float
-    content: dict[str, Any]
-    """As it was unpacked. The app's mapping is made of it, so a merge starts from the bytes instead."""
-
-    @property
-    def successors(self) -> list[str] | None:
-        """The keys that a stone names; None: it is a session."""
-        return self.content.get("moved_to")
-
-    @property
-    def ended(self) -> bool:
-        """A stone that an ending has left, for what was written after it."""
-        return bool(self.content.get("ended"))
+    lifetime: Lifetime = field(default_factory=Lifetime)
+    merge: MergeRules = field(default_factory=MergeRules)
+    refuse_conflicts: bool = False
+    """Where the later change would win, raise `SessionConflict` instead."""
+    largest_bytes: int = 65_536
 
 
 class Visit:
-    """One request's dealings with one session. `life`: seconds a session lives after it was last prolonged."""
+    """One request's dealings with one session."""
 
-    def __init__(self, vault: Vault, new_id: Callable[[], SessionId], *, life: float) -> None:
+    def __init__(self, vault: Vault, new_id: Callable[[], SessionId], rules: Rules) -> None:
         self.session = Session()
         self.id: SessionId | None = None
         """The id that the cookie must carry after a save that answered `CookieChange.SET`."""
-        self.events: list[str] = []
-        """What happened that an operator may want to know: stable names, no contents."""
+        self.cookie_age: int | None = None
+        """And the Max-Age that it must have; None: it ends with the browser."""
+        self.events: list[tuple[str, dict[str, int | str]]] = []
+        """What happened that an operator may want to know: names and fields of `events`, no contents."""
         self._vault = vault
         self._new_id = new_id
-        self._life = life
+        self._rules = rules
+        self._lifetime = rules.lifetime
         self._state = _State.NOTHING
-        self._standing: _Record | None = None
-        self._created = 0.0
+        self._standing: Record | None = None
+        self._facts = Facts(created_at=0.0)
         self._removed = False  # the browser was told to forget the id
-        self._seen: bytes | None = None  # what the app's mapping was when it was last in step with the store
+        self._renewal_failed = False
+        self._seen: bytes | None = None  # contents and `_facts` when the app's mapping was last in step with the store
 
     # --- load ---------------------------------------------------------------------------------------------------------
 
     def load(self, session_id: SessionId | None, *, now: float) -> Steps[None]:
         """Find out where we stand and fill `session`. No id: no trip."""
-        found: _Answer = Missing()
-        if session_id is not None and self._life > 0:
-            found = yield from self._ask(Read(self._vault.key(session_id.secret)))
-        if isinstance(found, _Record):
+        found: Record | object = None
+        if session_id is not None and self._lifetime.stores:
+            found = yield from ask(self._vault, Read(self._vault.key(session_id.secret)))
+        if isinstance(found, Record):
             self._standing = found
-            if found.successors is None:
-                self.id, self._state, self._seen = session_id, _State.LIVE, found.packed
-                self._created = found.content["created_at"]
-                self.session = Session(found.content["data"], created=self._created, ends=found.ends_at, is_new=False)
+            if found.facts is not None:
+                self.id, self._state = session_id, _State.LIVE
+                self._facts, self._seen = found.facts, found.packed
+                self.session = Session(found.data, found.facts, ends=found.ends_at, is_new=False)
                 return
             self._state = _State.MOVED
-        self._created = now
-        self.session = Session(created=now, ends=now + max(self._life, 0))
+        self._facts = Facts(created_at=now)
+        ends = self._lifetime.end(self._lifetime.begun(self._facts, now), now)
+        self.session = Session(facts=self._facts, ends=max(ends, now))
+
+    def reload(self) -> Steps[bool]:
+        """Look again: what others have changed comes into `session`, what the app has changed stays in it, unsaved.
+
+        False: the session was ended, moved or forgotten meanwhile, and is empty now; or it has not begun.
+        """
+        if self._state is not _State.LIVE or self._standing is None:
+            return False
+        found = yield from ask(self._vault, Read(self._standing.key))
+        if isinstance(found, Record) and found.facts is not None:
+            mine = self._pack(self._facts, self.session)
+            self.session._replace(self._with_what_stands(mine, found, self.session._asked))
+            self._standing, self._facts, self._seen = found, found.facts, found.packed
+            self.session._ends = found.ends_at
+            return True
+        self._state = _State.GONE
+        if isinstance(found, Record):
+            self._standing, self._state = found, _State.MOVED
+        self.forget()
+        return False
+
+    def forget(self) -> None:
+        """What was loaded is over: the app's mapping shows nothing of it any more, and nothing of it can be saved."""
+        self._facts, self._seen = Facts(created_at=self._facts.created_at), None
+        self.session._replace({})
+        self.session._keep(self._facts, ends=self.session._ends)
 
     # --- save ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def standing_key(self) -> str | None:
+        """The key under which others may be saving this session at the same time."""
+        return self._standing.key if self._standing is not None else None
+
+    @property
+    def over(self) -> bool:
+        """The session that was loaded is known to have ended, or to have another id now."""
+        return self._state in (_State.MOVED, _State.GONE)
 
     def needs_cookie(self) -> bool:
         """Would a save now have to hand the browser an id that it does not have?"""
@@ -162,9 +174,10 @@ class Visit:
     def save(self, *, now: float, late: bool = False) -> Steps[CookieChange]:
         """Carry out what the app has asked for and changed. May be called again: it then saves what came since.
 
-        `late`: no cookie can be sent any more, so the record is not prolonged either.
-        Raises `ValueNotSerializable`, before anything is yielded, for contents that cannot be kept. What was asked for
-        and not carried out because of an exception is asked for again by the next call.
+        `late`: no cookie can be sent any more, so what a cookie would have to follow is not prolonged either.
+        Raises `ValueNotSerializable`, `SessionTooLarge` and `SessionConflict` for changes that cannot be kept; what is
+        stored stays as it is. What was asked for and not carried out because of an exception is asked for again by the
+        next call.
         """
         asked = self.session._take_asked()
         try:
@@ -186,26 +199,21 @@ class Visit:
 
     def _save(self, asked: Asked, now: float, *, late: bool) -> Steps[CookieChange]:
         session = self.session
-        if asked.ending and not session:
+        if asked.ending and not asked.new_id and not session:
             return (yield from self._end())
-        nothing_asked = not (asked.ending or asked.new_id)
-        if nothing_asked and not session and self._seen is None:
+        if asked.ending or asked.new_id:
+            return (yield from self._move(asked, now))
+        if self._state is _State.NOTHING:
+            return (yield from self._move(asked, now)) if session else CookieChange.KEEP
+        if not session and self._seen is None:
             return CookieChange.KEEP
-        if asked.ending:
-            self._created = now  # what was written after it is a session of its own
-        mine = packed = self._pack(session)
-        if nothing_asked and packed == self._seen:
+        mine = self._pack(self._facts, session)
+        if mine == self._seen:
+            return (yield from self._renew(now, late=late))
+        if not self._lifetime.stores:
             return CookieChange.KEEP
-        if self._life <= 0:
-            return self._only_a_cookie()
-        if self._standing is not None and self._state is _State.LIVE and self._standing.packed != self._seen:
-            packed = self._merged(mine, self._standing)  # an earlier save has merged in what the app has not seen
-        if not nothing_asked:
-            change = yield from self._move(mine, packed, now, carry=not asked.ending)
-        elif self._state is _State.LIVE:
-            change = yield from self._write(mine, packed, now, late=late)
-        elif self._state is _State.NOTHING:
-            change = yield from self._move(mine, packed, now, carry=True)
+        if self._state is _State.LIVE:
+            change = yield from self._write(mine, asked, now, late=late)
         else:
             change = self._drop(self._state)
         self._seen = mine
@@ -222,16 +230,16 @@ class Visit:
         self._seen = None
         return CookieChange.REMOVE if ended else CookieChange.KEEP
 
-    def _end_record(self, record: _Record) -> Steps[bool]:
+    def _end_record(self, record: Record) -> Steps[bool]:
         """Delete a record by version, a stone after its successors. True: something live was ended."""
         ended = False
         while True:
-            ended |= yield from self._end_successors(record.successors or ())
-            answer = yield from self._ask(Delete(record.key, expect=record.version))
+            ended |= yield from self._end_successors(record.successors)
+            answer = yield from ask(self._vault, Delete(record.key, expect=record.version))
             match answer:
                 case Deleted():
-                    return ended or record.successors is None
-                case _Record():
+                    return ended or record.facts is not None
+                case Record():
                     record = answer
                 case _:
                     return ended
@@ -239,154 +247,247 @@ class Visit:
     def _end_successors(self, keys: Sequence[str]) -> Steps[bool]:
         ended = False
         for key in keys:
-            found = yield from self._ask(Read(key))
-            if isinstance(found, _Record):
+            found = yield from ask(self._vault, Read(key))
+            if isinstance(found, Record):
                 ended |= yield from self._end_record(found)
         return ended
 
     # --- a new id -----------------------------------------------------------------------------------------------------
 
-    def _move(self, mine: bytes, packed: bytes, now: float, *, carry: bool) -> Steps[CookieChange]:
-        """Begin a record under a new id, make a stone of the old one; `carry`: merge in what happened to it since."""
-        new_id, ends_at = self._new_id(), now + self._life
-        new = _Record(self._vault.key(new_id.secret), new_version(), packed, ends_at, content={})
-        yield from self._put(new, ABSENT)
-        if self._standing is not None and self._state in (_State.LIVE, _State.MOVED):
-            stays = yield from self._leave_stone(self._standing, new, mine, carry=carry)
+    def _move(self, asked: Asked, now: float) -> Steps[CookieChange]:
+        """Begin a record under a new id, and make a stone of the old one. What was ended is not carried along."""
+        facts = self._facts_after(asked, now)
+        mine = self._pack(facts, self.session)
+        if not self._lifetime.stores:
+            return self._only_a_cookie(facts, now)
+        old = self._standing if self._state in (_State.LIVE, _State.MOVED) else None
+        new_id, data = self._new_id(), data_of(self._vault, mine)
+        if old is not None and old.facts is not None and not asked.ending:
+            data = self._with_what_stands(
+                mine, old, asked
+            )  # an earlier save may have merged in what the app has not seen
+        packed = self._fitting(facts, data, old)
+        new = Record(
+            self._vault.key(new_id.secret), new_version(), packed, self._lifetime.end(facts, now), facts, holds=True
+        )
+        yield from self._put(new, ABSENT, now)
+        if old is not None:
+            try:
+                stays = yield from self._leave_stone(old, new, mine, asked, now)
+            except StoreError:
+                raise
+            except Exception:  # the two could not be merged
+                yield from ask(self._vault, Delete(new.key, expect=new.version))
+                raise
             if not stays:
                 return self._drop()
         self.id, self._state, self._standing = new_id, _State.LIVE, new
-        self.session._ends = ends_at
-        return CookieChange.SET
+        self._facts, self._seen = facts, mine
+        self.session._keep(facts, ends=new.ends_at)
+        return self._set(facts, now)
 
-    def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
+    def _facts_after(self, asked: Asked, now: float) -> Facts:
+        """The facts of the session under its new id."""
+        facts = Facts(created_at=now) if asked.ending or self._state is _State.NOTHING else self._facts
+        if asked.login is not None:
+            user_id, max_age, at = asked.login
+            facts = replace(facts, user_id=user_id, authenticated_at=at, max_age=max_age)
+        return self._lifetime.begun(facts, now)
+
+    def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:
         """Make a stone of the old record. False: it was ended meanwhile, and the new one was taken back."""
-        ttl = min(LONGEST_REQUEST, self._life)
+        carry, ttl = not asked.ending, min(LONGEST_REQUEST, new.ends_at - now)
         while True:
-            successors = old.successors or []
+            successors = list(old.successors)
             if not carry:  # an ending, which what was written after it outlives, but nothing else
                 yield from self._end_successors(successors)
                 successors = []
-            stone = self._vault.pack({"v": 1, "moved_to": [*successors, new.key], "ended": old.ended or not carry})
+            stone = pack_stone(self._vault, [*successors, new.key], ended=old.ended or not carry)
             write = Write(old.key, stone, ttl=ttl, version=new_version(), expect=old.version)
-            answer = yield from self._ask(write)
+            answer = yield from ask(self._vault, write)
             match answer:
                 case Written():
                     return True
-                case _Record() if carry and answer.ended and self._state is _State.LIVE:
-                    yield from self._ask(Delete(new.key, expect=new.version))
+                case Record() if carry and answer.ended and self._state is _State.LIVE:
+                    yield from ask(self._vault, Delete(new.key, expect=new.version))
                     return False
-                case _Record():
+                case Record():
                     old = answer
-                    if carry and old.successors is None:
-                        packed = self._merged(mine, old)
+                    if carry and old.facts is not None and new.facts is not None:
+                        packed = self._fitting(new.facts, self._with_what_stands(mine, old, asked), old)
                         if packed != new.packed:
                             expected, new.packed, new.version = new.version, packed, new_version()
-                            yield from self._put(new, expected)
+                            yield from self._put(new, expected, now)
                 case _ if not carry or self._state is _State.MOVED:
                     return True  # there is nothing left that an ending of it would have to reach
                 case _:
-                    yield from self._ask(Delete(new.key, expect=new.version))
+                    yield from ask(self._vault, Delete(new.key, expect=new.version))
                     return False
 
-    def _put(self, new: _Record, expect: Expected) -> Steps[None]:
+    def _put(self, new: Record, expect: Expected, now: float) -> Steps[None]:
         """Write where nobody else can: under an id that only this request knows."""
-        answer = yield from self._ask(Write(new.key, new.packed, ttl=self._life, version=new.version, expect=expect))
+        write = Write(new.key, new.packed, ttl=new.ends_at - now, version=new.version, expect=expect)
+        answer = yield from ask(self._vault, write)
         if not isinstance(answer, Written):
             raise StoreUnavailable("the store did not keep a record under a new id")
 
-    # --- a change -----------------------------------------------------------------------------------------------------
-
-    def _write(self, mine: bytes, packed: bytes, now: float, *, late: bool) -> Steps[CookieChange]:
-        standing = self._standing
-        assert standing is not None
-        while packed != standing.packed:
-            holds_data = packed != self._pack({})
-            new = replace(standing, version=new_version(), packed=packed)
-            if not holds_data:
-                new.ends_at = now + min(LONGEST_REQUEST, self._life)
-            elif not late or standing.ends_at <= now:
-                new.ends_at = self._end_of(standing, now)
-            write = Write(new.key, packed, ttl=new.ends_at - now, version=new.version, expect=standing.version)
-            answer = yield from self._ask(write)
-            match answer:
-                case Written():
-                    self._standing, self.session._ends = new, new.ends_at
-                    if not holds_data:
-                        return CookieChange.REMOVE
-                    return CookieChange.SET if new.ends_at != standing.ends_at else CookieChange.KEEP
-                case _Record() if answer.successors is None:
-                    self._standing = standing = answer
-                    packed = self._merged(mine, standing)
-                case _Record():  # a stone: a later ending must still find what it names
-                    self._standing = answer
-                    return self._drop(_State.MOVED)
-                case _:
-                    return self._drop()
-        return CookieChange.KEEP
-
-    def _end_of(self, standing: _Record, now: float) -> float:
-        whole = now + self._life
-        return whole if whole - standing.ends_at > self._life * PROLONG_AFTER else standing.ends_at
-
-    def _merged(self, mine: bytes, theirs: _Record) -> bytes:
-        """`mine` and `theirs`, both made of what was last seen, as one.
-
-        From the bytes, not from the app's mapping: that may have gone on changing while we waited.
-        """
-        base = {} if self._seen is None else self._data_of(self._seen)
-        merged = merge(base, self._data_of(mine), self._data_of(theirs.packed))
-        self.events.append("session.conflict_overridden" if merged.conflicts else "session.conflict_merged")
-        return self._pack(merged.data)
-
-    # --- the rest -----------------------------------------------------------------------------------------------------
-
-    def _drop(self, state: _State = _State.GONE) -> CookieChange:
-        self._state = state
-        self.events.append("session.change_dropped")
-        return CookieChange.KEEP
-
-    def _only_a_cookie(self) -> CookieChange:
+    def _only_a_cookie(self, facts: Facts, now: float) -> CookieChange:
         """A life of no length: Starlette's expired cookie, once, and nothing is stored."""
         if not self.session or self._state is _State.GONE:
             return CookieChange.KEEP
         self.id, self._state = self._new_id(), _State.GONE
+        return self._set(facts, now)
+
+    # --- a change -----------------------------------------------------------------------------------------------------
+
+    def _write(self, mine: bytes, asked: Asked, now: float, *, late: bool) -> Steps[CookieChange]:
+        standing = self._standing
+        assert standing is not None
+        while True:
+            assert standing.facts is not None
+            data = self._with_what_stands(mine, standing, asked)
+            facts, ends_at = self._prolonged(standing, data, now, late=late)
+            if ends_at <= now:
+                return self._drop()  # its time was over before it could be saved
+            packed = self._fitting(facts, data, standing)
+            if packed == standing.packed:
+                return CookieChange.KEEP
+            new = Record(standing.key, new_version(), packed, ends_at, facts, holds=holds(data, facts))
+            write = Write(new.key, packed, ttl=ends_at - now, version=new.version, expect=standing.version)
+            answer = yield from ask(self._vault, write)
+            match answer:
+                case Written():
+                    self._standing, self.session._ends = new, ends_at
+                    if not new.holds:
+                        return CookieChange.REMOVE
+                    return (
+                        self._set(facts, now) if self._cookie_is_due(standing, facts, late=late) else CookieChange.KEEP
+                    )
+                case Record() if answer.facts is not None:
+                    self._standing = standing = answer
+                case Record():  # a later ending must still find what the stone names
+                    self._standing = answer
+                    yield from self._delete_in_successors(answer, mine, now)
+                    return self._drop(_State.MOVED)
+                case _:
+                    return self._drop()
+
+    def _prolonged(self, standing: Record, data: dict[str, Any], now: float, *, late: bool) -> tuple[Facts, float]:
+        """The facts, and the end, of a session that is changed now. `late`: no cookie can follow any more."""
+        facts = standing.facts
+        assert facts is not None
+        if not holds(data, facts):
+            return facts, min(self._lifetime.end(facts, now), now + LONGEST_REQUEST)
+        if not late:
+            lifetime = self._lifetime
+            facts = lifetime.used(facts, now, changed=True) if standing.holds else lifetime.begun(facts, now)
+        return facts, self._lifetime.end(facts, now)
+
+    def _cookie_is_due(self, old: Record, facts: Facts, *, late: bool) -> bool:
+        assert old.facts is not None
+        if late:
+            return False
+        if self._removed or not old.holds:
+            return True
+        return facts.kept_until != old.facts.kept_until and self._lifetime.cookie_age(facts, 0.0) is not None
+
+    def _delete_in_successors(self, stone: Record, mine: bytes, now: float) -> Steps[None]:
+        """What was deleted of a session that has a new id by now is deleted there too, and nothing else is changed."""
+        if stone.ended or self._seen is None:
+            return
+        base = data_of(self._vault, self._seen)
+        left = without_deleted(base, data_of(self._vault, mine))
+        keys = list(stone.successors) if left is not None else []
+        while left is not None and keys:
+            found = yield from ask(self._vault, Read(keys.pop()))
+            while isinstance(found, Record):
+                if found.facts is None:
+                    keys += [] if found.ended else found.successors
+                    break
+                data = merge(base, left, data_of(self._vault, found.packed)).data
+                packed = self._pack(found.facts, data)
+                if packed == found.packed:
+                    break
+                ttl = found.ends_at - now
+                found = yield from ask(
+                    self._vault, Write(found.key, packed, ttl=ttl, version=new_version(), expect=found.version)
+                )
+
+    # --- a use --------------------------------------------------------------------------------------------------------
+
+    def _renew(self, now: float, *, late: bool) -> Steps[CookieChange]:
+        """A use that changed nothing: does it prolong the session by enough to be worth a trip?"""
+        while self._state is _State.LIVE and self._lifetime.renews_on_use and not self._renewal_failed:
+            standing = self._standing
+            assert standing is not None
+            assert standing.facts is not None
+            facts = standing.facts if late else self._lifetime.used(standing.facts, now, changed=False)
+            ends_at = self._lifetime.end(facts, now)
+            worth = self._lifetime.worth_writing(facts, new_end=ends_at, old_end=standing.ends_at)
+            if not worth or not standing.holds:
+                break
+            packed = self._pack(facts, data_of(self._vault, standing.packed))
+            new = Record(standing.key, new_version(), packed, ends_at, facts, holds=True)
+            write = Write(new.key, new.packed, ttl=ends_at - now, version=new.version, expect=standing.version)
+            try:
+                answer = yield from ask(self._vault, write)
+            except StoreError as error:
+                self._renewal_failed = True
+                self.events.append(("session.renewal_failed", {"error": error.code}))
+                break
+            match answer:
+                case Written():
+                    self._standing, self.session._ends = new, ends_at
+                    return (
+                        self._set(facts, now) if self._cookie_is_due(standing, facts, late=late) else CookieChange.KEEP
+                    )
+                case Record():
+                    self._standing = answer
+                    self._state = _State.MOVED if answer.facts is None else _State.LIVE
+                case _:
+                    self._state = _State.GONE
+        return CookieChange.KEEP
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
+
+    def _with_what_stands(self, mine: bytes, standing: Record, asked: Asked) -> dict[str, Any]:
+        """What the app has made of the session, and what others have, who began with the same, as one.
+
+        From the bytes, not from the app's mapping: that may have gone on changing while we waited.
+        """
+        changed = data_of(self._vault, mine)
+        if standing.packed == self._seen:
+            return changed
+        base = {} if self._seen is None else data_of(self._vault, self._seen)
+        theirs = data_of(self._vault, standing.packed)
+        if theirs == base:
+            return changed
+        merged = merge(base, changed, theirs, self._rules.merge, asked.functions_for(changed))
+        if merged.conflicts == 0:
+            self.events.append(("session.conflict_merged", {}))
+        elif self._rules.refuse_conflicts:
+            self.events.append(("session.conflict_refused", {"places": merged.conflicts}))
+            raise SessionConflict(merged.conflicts)
+        else:
+            self.events.append(("session.conflict_overridden", {"places": merged.conflicts}))
+        return merged.data
+
+    def _drop(self, state: _State = _State.GONE) -> CookieChange:
+        self._state = state
+        self.events.append(("session.ended_elsewhere", {}))
+        return CookieChange.KEEP
+
+    def _set(self, facts: Facts, now: float) -> CookieChange:
+        self.cookie_age = self._lifetime.cookie_age(facts, now)
         return CookieChange.SET
 
-    def _pack(self, data: dict[str, Any]) -> bytes:
-        try:
-            return self._vault.pack({"v": 1, "created_at": self._created, "data": dict(data)})
-        except ValueNotSerializable as error:
-            raise error.below(1, "request.session") from None
+    def _fitting(self, facts: Facts, data: dict[str, Any], standing: Record | None) -> bytes:
+        """Packed for a write. One that is too large may still become smaller."""
+        packed, largest = self._pack(facts, data), self._rules.largest_bytes
+        if len(packed) > largest and (standing is None or len(packed) > len(standing.packed)):
+            self.events.append(("session.too_large", {"size_bytes": len(packed), "limit_bytes": largest}))
+            raise SessionTooLarge(len(packed), largest)
+        return packed
 
-    def _data_of(self, packed: bytes) -> dict[str, Any]:
-        data: dict[str, Any] = self._vault.unpack(packed)["data"]
-        return data
-
-    def _ask(self, operation: Operation) -> Steps[_Answer]:
-        """Yield an operation; what stands there comes back as a `_Record`, also out of a conflict.
-
-        Raises what failed. A damaged record counts as none: that session has ended.
-        """
-        outcome = yield operation
-        if isinstance(outcome, Conflict):
-            outcome = outcome.stands
-        match outcome:
-            case Kept(value=packed, version=version, ends_at=ends_at):
-                try:
-                    content = self._vault.unpack(packed)
-                except DamagedValue:
-                    return Missing()
-                if not isinstance(content, dict) or content.get("v") != 1:
-                    raise UnknownFormat("a session was written in a form that this release does not know")
-                return _Record(operation.key, version, packed, ends_at, content)
-            case Failed(error=DamagedValue()):
-                return Missing()
-            case Failed(error=error):
-                raise error
-            case Written() | Deleted() | Missing():
-                return outcome
-        raise TypeError("records answer with what they have opened")
-
-
-_Answer = Written | Deleted | Missing | _Record
+    def _pack(self, facts: Facts, data: dict[str, Any]) -> bytes:
+        return pack_session(self._vault, facts, data)

@@ -7,20 +7,34 @@ is no lifespan.
 
 from __future__ import annotations
 
-import logging
-import math
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 from serverless_session.codec.keys import SecretKey
-from serverless_session.deadline import Duration, seconds
+from serverless_session.deadline import Duration
 from serverless_session.errors import ConfigurationError, StoreError, UnreadableValue
+from serverless_session.events import tell
+from serverless_session.notes import notes_of
 from serverless_session.sessions.answer import Answer
 from serverless_session.sessions.cookie import CookieSettings, IdMaker, SessionId, cookie_values
-from serverless_session.sessions.headers import from_own_host
-from serverless_session.sessions.lifecycle import CookieChange, Visit
+from serverless_session.sessions.foreign import ForeignCookies
+from serverless_session.sessions.headers import from_own_page, path_of
+from serverless_session.sessions.lifecycle import Rules, Visit
+from serverless_session.sessions.lifetime import FOURTEEN_DAYS, Lifetime
+from serverless_session.sessions.loading import NotLoaded
+from serverless_session.sessions.merge import Merge, MergeRules
+from serverless_session.sessions.queueing import SaveQueue
 from serverless_session.sessions.session import Session
+from serverless_session.sessions.settings import (
+    ExemptPaths,
+    OnStoreFailure,
+    Settings,
+    checked_on_conflict,
+    checked_origins,
+    checked_size,
+)
 from serverless_session.shared import SharedState
 
 if TYPE_CHECKING:
@@ -29,30 +43,36 @@ if TYPE_CHECKING:
     from serverless_session.records.records import Records
     from serverless_session.stores.contract import Store
 
-logger = logging.getLogger("serverless_session.sessions")
-
-FOURTEEN_DAYS: Final = 14 * 24 * 60 * 60
-LONGEST_LIFE: Final = 10 * 366 * 24 * 60 * 60
-
 
 class SessionMiddleware:
     """Sessions kept in a store; a drop-in for `starlette.middleware.sessions.SessionMiddleware`.
 
-    Starlette's arguments come first, in its order, with its meaning. `max_age`: seconds or `timedelta` that a session
-    lives after it began or was last prolonged (a change prolongs it, once a tenth of its life is gone); None makes a
-    cookie of the browser's session and a record of 14 days; 0 or less stores nothing. `https_only=None` (the default)
-    makes the cookie Secure whenever the request came over https. `shared`: a `SharedState`; or `store` (URL or `Store`)
-    and `secret_key` for one of its own; with none of them `SharedState.default()`.
+    Starlette's arguments come first, in its order, with its meaning. `shared`: a `SharedState`; or `store` (URL or
+    `Store`) and `secret_key` for one of its own; with none of them `SharedState.default()`. `https_only=None` (the
+    default) makes the cookie Secure whenever the request came over https. Spans of time are seconds or `timedelta`:
+
+    `max_age` (14 days): how long a session and its cookie are kept after a change; None makes a cookie of the browser's
+    session and a record of 14 days; 0 or less stores nothing. `rolling`: every use counts as a change. `idle_timeout`:
+    ends a session that is not used for so long. `absolute_timeout`: ends it so long after it began, or after
+    `session.login()`. The earliest ends it; what prolongs is written once a tenth of the span is gone.
+
+    `lazy`: the session is loaded by `await load_session(request)`, not before. `exempt`: paths without sessions, exact
+    or a prefix that ends in `*`, as they are sent, below the mount. `allowed_origins`: other pages that may open a
+    WebSocket with the visitor's session. `merge`: strategies for keys that two requests changed at once, as
+    `{"visits": sum_of_changes}`; `together`: groups of keys that come from one request only. `on_conflict="error"`:
+    where the later of two changes would win, it gets a 409 instead. `max_session_bytes` (65,536): of a packed session.
+
+    `on_store_failure`: "503" with `Retry-After` (default); "anonymous": who comes with a session gets an empty one
+    while it cannot be loaded, in which every change raises `StoreUnavailable`, a 503; "raise": the error is raised out
+    of the middleware. A change that could not be saved, or may not have been (`WriteUncertain`), is a 503 in any case
+    but "raise". No answer of these carries a cookie.
 
     Guarantees: the session is saved before the response starts. Changes of requests that ran at once are merged.
     Nothing brings a session back after it was ended. An unchanged session is not written. Trips to the store: none
-    without a genuine cookie, 1 to read, 1 more to write a change, 1 for a new session, 2 in all to log out, 3 to change
-    the id.
-
-    Where the store fails, or may have failed (`WriteUncertain`), the answer is a 503 with `Retry-After` and without a
-    cookie. Raised into the app: `ValueNotSerializable` and `ValueTooLarge` for contents that cannot be kept (the stored
-    session stands), `SessionError` for a session begun after the response had started. A wrong setting
-    (`ConfigurationError`) is answered when the app starts.
+    without a genuine cookie, 1 to read, 1 more to write a change or to prolong, 1 for a new session, 2 in all to log
+    out, 3 to log in or change the id. Raised into the app, and the stored session stands: `ValueNotSerializable`,
+    `SessionTooLarge` and `ValueTooLarge` for contents that cannot be kept, `SessionError` for a session begun after the
+    response had started. A wrong setting (`ConfigurationError`) is answered when the app starts.
     """
 
     def __init__(
@@ -69,21 +89,44 @@ class SessionMiddleware:
         *,
         shared: SharedState | None = None,
         store: str | Store | None = None,
+        rolling: bool = False,
+        idle_timeout: Duration | None = None,
+        absolute_timeout: Duration | None = None,
+        lazy: bool = False,
+        exempt: Sequence[str] = (),
+        merge: Mapping[str, Merge] = MappingProxyType({}),
+        together: Sequence[Sequence[str]] = (),
+        on_conflict: Literal["merge", "error"] = "merge",
+        max_session_bytes: int = 65_536,
+        allowed_origins: Sequence[str] = (),
+        on_store_failure: OnStoreFailure = "503",
     ) -> None:
         self.app = app
         self._refusal: ConfigurationError | None = None
         self._records: Records | None = None
+        self._queue = SaveQueue()
         try:
             self._shared = _shared_of(shared, store, secret_key)
-            self._life = FOURTEEN_DAYS if max_age is None else _checked_life(max_age)
-            self._max_age = None if max_age is None else math.ceil(self._life)
-            self._cookie = CookieSettings(
-                name=session_cookie,
-                path=path,
-                same_site=same_site,
-                https_only=https_only,
-                domain=domain,
-                partitioned=partitioned,
+            self._settings = Settings(
+                cookie=CookieSettings(
+                    name=session_cookie,
+                    path=path,
+                    same_site=same_site,
+                    https_only=https_only,
+                    domain=domain,
+                    partitioned=partitioned,
+                ),
+                foreign=ForeignCookies(session_cookie),
+                rules=Rules(
+                    lifetime=Lifetime.of(max_age, idle_timeout, absolute_timeout, rolling=rolling),
+                    merge=MergeRules.of(merge, together),
+                    refuse_conflicts=checked_on_conflict(on_conflict),
+                    largest_bytes=checked_size(max_session_bytes),
+                ),
+                lazy=lazy,
+                exempt=ExemptPaths(exempt),
+                allowed_origins=checked_origins(allowed_origins),
+                on_store_failure=on_store_failure,
             )
         except ConfigurationError as error:
             self._refusal = error
@@ -122,40 +165,57 @@ class SessionMiddleware:
         return self._records
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        records = self._ready()
-        now = self._shared.clock.time()
-        if scope["type"] == "websocket" and not from_own_host(scope["headers"]):
-            logger.warning("session.foreign_page: a WebSocket opened by another host's page gets an empty session")
-            scope["session"] = Session(created=now, ends=now)  # seen by nobody else, and saved by nobody
+        records, settings, notes = self._ready(), self._settings, notes_of(scope)
+        outer = notes.sessions.get(settings.cookie.slot)
+        if outer is not None:  # one of our own around us has the same cookie: they are one
+            scope["session"] = outer
             await self.app(scope, receive, send)
             return
-        visit = Visit(records, self._ids.new, life=self._life)
-        answer = Answer(self._shared, records, visit, partial(self._set_cookie, scope, visit), scope, send)
-        try:
-            await answer.carry_out(visit.load(self._id_of(scope), now=now))
-        except (StoreError, UnreadableValue) as error:
-            await answer.refuse(error)
-            return
-        scope["session"] = visit.session
+        visit = Visit(records, self._ids.new, settings.rules)
+        answer = Answer(settings, self._shared, records, self._queue, visit, notes, scope, send)
+        if settings.exempt and path_of(scope) in settings.exempt:
+            scope["session"] = NotLoaded(None)
+        elif scope["type"] == "websocket" and not from_own_page(scope["headers"], settings.allowed_origins):
+            tell("session.foreign_page")
+            scope["session"] = Session()  # seen by nobody else, and saved by nobody
+        else:
+            load = partial(answer.load, self._id_of(scope))
+            if settings.foreign.came_in(scope["headers"]):
+                answer.foreign_cookie_came_in()
+                scope["headers"] = settings.foreign.inwards(scope["headers"])
+            if settings.lazy:
+                scope["session"] = NotLoaded(load)
+            else:
+                try:
+                    scope["session"] = await load()
+                except (StoreError, UnreadableValue) as error:
+                    if settings.on_store_failure == "raise":
+                        raise
+                    await answer.refuse(error)
+                    return
+        notes.sessions[settings.cookie.slot] = scope["session"]
+        await self._answered(answer, scope, receive)
+
+    async def _answered(self, answer: Answer, scope: Scope, receive: Receive) -> None:
         try:
             await self.app(scope, receive, answer.send)
+        except (StoreError, UnreadableValue) as error:
+            if not answer.refuses(error):
+                await answer.end_only()
+                raise
+            await answer.refuse(error)
         except BaseException:
             await answer.end_only()
             raise
-        await answer.finish()
-
-    def _set_cookie(self, scope: Scope, visit: Visit, change: CookieChange) -> bytes:
-        https = scope.get("scheme") in ("https", "wss")
-        if change is CookieChange.SET and visit.id is not None:
-            return self._cookie.set(visit.id.text, self._max_age, https=https)
-        return self._cookie.remove(https=https)
+        else:
+            await answer.finish()
 
     def _id_of(self, scope: Scope) -> SessionId | None:
         """The one genuine id that the request carries; several different ones count as none."""
-        values = set(cookie_values(scope["headers"], self._cookie.name.encode()))
+        values = set(cookie_values(scope["headers"], self._settings.cookie.name.encode()))
         genuine = [found for found in map(self._ids.recognise, values) if found is not None]
         if len(genuine) > 1:
-            logger.warning("session.several_ids: a request carried several genuine session cookies; none was used")
+            tell("session.several_ids")
         return genuine[0] if len(genuine) == 1 else None
 
 
@@ -187,15 +247,4 @@ def _unusable(error: Exception) -> ConfigurationError:
         f"a setting is of a kind that cannot work ({type(error).__name__} at start-up)",
         looked_at="the arguments of SessionMiddleware and SharedState",
         mend="each as its docstring says; a type checker names the one",
-    )
-
-
-def _checked_life(max_age: Duration) -> float:
-    if isinstance(max_age, timedelta | int | float) and abs(seconds(max_age)) <= LONGEST_LIFE:
-        return seconds(max_age)
-    raise ConfigurationError(
-        "bad-max-age",
-        "the life of a session is no span of time",
-        looked_at="max_age=",
-        mend="seconds or a timedelta of at most 10 years, or None for a cookie of the browser's session",
     )

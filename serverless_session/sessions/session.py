@@ -7,15 +7,67 @@ attributes in slots, never keys, and a mistyped attribute is an error instead of
 
 from __future__ import annotations
 
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from serverless_session.codec.serializers import first_difference
+from serverless_session.deadline import Duration, seconds
+from serverless_session.errors import SessionError, StoreError
+from serverless_session.sessions.lifetime import LONGEST, Facts
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Keeper(Protocol):
+        """Saves and reloads a session while its request runs."""
+
+        async def save(self) -> bool: ...
+        async def reload(self) -> bool: ...
 
 
-class Asked(NamedTuple):
-    """What the app has asked for beside its changes: an ending, a new id."""
+class Login(NamedTuple):
+    """`max_age`: seconds that this session is kept, None: as the middleware says. `at`: seconds since 1970."""
+
+    user_id: str
+    max_age: float | None
+    at: float
+
+
+class Changed(NamedTuple):
+    """A key that was changed by functions, one after the other, and what they made of it."""
+
+    functions: tuple[Callable[[Any], Any], ...]
+    result: Any
+
+    def again(self, value: Any) -> Any:
+        for function in self.functions:
+            value = function(value)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the app has asked for beside its changes: an ending, a new id, a login, and functions to run again."""
 
     ending: bool = False
     new_id: bool = False
+    login: Login | None = None
+    changed: Mapping[str, Changed] = field(default_factory=dict)
+
+    def functions_for(self, data: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
+        """Of the keys that still hold what functions made of them: what came after them counts more."""
+        return {
+            key: changed.again
+            for key, changed in self.changed.items()
+            if key in data and first_difference(data[key], changed.result) is None
+        }
+
+
+_NO_FACTS = Facts(created_at=0.0)
 
 
 class Session(dict[str, Any]):
@@ -26,21 +78,30 @@ class Session(dict[str, Any]):
     `accessed`, `modified` and `mark_accessed()` are as Starlette's.
     """
 
-    __slots__ = ("_asked", "_created", "_ends", "_is_new", "accessed", "modified")
+    __slots__ = ("_asked", "_ends", "_facts", "_is_new", "_keeper", "_time", "_unavailable", "accessed", "modified")
 
     accessed: bool
     modified: bool
 
     def __init__(
-        self, data: dict[str, Any] | None = None, /, *, created: float = 0.0, ends: float = 0.0, is_new: bool = True
+        self,
+        data: dict[str, Any] | None = None,
+        /,
+        facts: Facts = _NO_FACTS,
+        *,
+        ends: float = 0.0,
+        is_new: bool = True,
     ) -> None:
         super().__init__(data or {})
         self.accessed = False
         self.modified = False
         self._asked = Asked()
-        self._created = created
+        self._facts = facts
         self._ends = ends
         self._is_new = is_new
+        self._time: Callable[[], float] = time.time
+        self._keeper: Keeper | None = None
+        self._unavailable: StoreError | None = None  # the store that holds it failed: it is empty, and raises this
 
     @property
     def is_new(self) -> bool:
@@ -50,12 +111,49 @@ class Session(dict[str, Any]):
     @property
     def created_at(self) -> datetime:
         """When the session began: aware, UTC. A new id leaves it as it is."""
-        return datetime.fromtimestamp(self._created, UTC)
+        return datetime.fromtimestamp(self._facts.created_at, UTC)
 
     @property
     def expires_at(self) -> datetime:
-        """When it ends unless it is prolonged: aware, UTC. A change prolongs it once a tenth of its life is gone."""
+        """When it ends unless it is prolonged: aware, UTC. What prolongs it, once a tenth of its life is gone: a
+        change; with `rolling` or an `idle_timeout` each request that loads it."""
         return datetime.fromtimestamp(self._ends, UTC)
+
+    @property
+    def user_id(self) -> str | None:
+        """Who is logged in, by `login()`."""
+        return self._facts.user_id
+
+    def authenticated_within(self, age: Duration) -> bool:
+        """Was the last `login()` at most this long ago (seconds or `timedelta`)? For what needs a fresh password."""
+        at = self._facts.authenticated_at
+        return at is not None and self._time() - at <= seconds(age)
+
+    def login(self, user_id: str | int, *, max_age: Duration | None = None) -> None:
+        """Somebody has proved who they are: a new id, keeping the data; the old id is never followed.
+
+        `user_id` is `session.user_id` from now on, a `str`. If somebody else was logged in, the session begins empty:
+        nobody sees another's data. `max_age`: seconds or `timedelta` that this session and its cookie are kept,
+        "remember me"; by default as the middleware says, whose idle and absolute time-outs apply all the same.
+        `absolute_timeout` counts from here.
+
+        Carried out when the response starts; asked for later it raises `SessionError` (session-too-late), because no
+        cookie can follow. If another request ended the session meanwhile, it stays ended and no cookie is set. Raises
+        `TypeError` and `ValueError` for a user id that is none, or a `max_age` not above 0.
+        """
+        if isinstance(user_id, bool) or not isinstance(user_id, str | int):
+            raise TypeError(f"a user id is a str or an int, not of type {type(user_id).__name__}")
+        if user_id == "":
+            raise ValueError("a user id is not empty")
+        kept = None if max_age is None else seconds(max_age)
+        if kept is not None and not 0 < kept <= LONGEST:
+            raise ValueError("max_age is a span of time above 0 and of at most 10 years, or None")
+        self.mark_modified()
+        login = Login(str(user_id), kept, self._time())
+        if self.user_id not in (None, login.user_id):
+            self.clear()
+        self._asked = replace(self._asked, new_id=True, login=login)
+        self._facts = replace(self._facts, user_id=login.user_id, authenticated_at=login.at)
 
     def logout(self) -> None:
         """End the session: its record is deleted and its cookie removed, and nothing brings it back.
@@ -67,13 +165,49 @@ class Session(dict[str, Any]):
         self.clear()
 
     def regenerate(self) -> None:
-        """Give the session a new id, keeping its data; the old id is never followed. For where rights change (login).
+        """Give the session a new id, keeping its data; the old id is never followed. For where rights change.
 
         Carried out when the response starts; asked for later it raises `SessionError` (session-too-late), because no
         cookie can follow. If another request ended the session meanwhile, it stays ended and no cookie is set.
         """
         self.mark_modified()
-        self._asked = self._asked._replace(new_id=True)
+        self._asked = replace(self._asked, new_id=True)
+
+    async def change(self, key: str, fn: Callable[[Any], Any]) -> Any:
+        """Change the value under `key` by a function that may run again: for counters, stock, anything computed from
+        what was there.
+
+        `fn` takes the value (None where there is none) and returns the new one; what it returns now is in the session,
+        and is the result. If another request has changed the key by the time the session is saved, `fn` runs again on
+        what that has left, until what it returned stands. So it must do nothing else, and what it raises at that time
+        is raised where the response starts, and nothing is saved. A key that another request has deleted stays
+        deleted.
+        """
+        value = fn(copy.deepcopy(self.get(key)))
+        before = self._asked.changed.get(key)
+        if before is not None and first_difference(self.get(key), before.result) is not None:
+            before = None  # it was assigned to since
+        functions = (*before.functions, fn) if before is not None else (fn,)
+        self[key] = value
+        changed = {**self._asked.changed, key: Changed(functions, copy.deepcopy(value))}
+        self._asked = replace(self._asked, changed=changed)
+        return value
+
+    async def save(self) -> bool:
+        """Save now what has changed, without waiting for the end of the request: for WebSockets and long streams.
+
+        False: the session was ended, or got a new id, in another request; it is empty now. Raises what saving raises:
+        `StoreError`, `ValueNotSerializable`, and `SessionError` where a cookie would have to follow and can not.
+        """
+        return await self._kept_by().save()
+
+    async def reload(self) -> bool:
+        """Look into the store again: what other requests have changed is merged in, for WebSockets and long streams.
+
+        What was changed here stays, unsaved. False: the session was ended, or got a new id, in another request; it is
+        empty now. Raises `StoreError`.
+        """
+        return await self._kept_by().reload()
 
     def mark_accessed(self) -> None:
         """Note that the session was looked at, so that the response varies with the cookie."""
@@ -81,6 +215,8 @@ class Session(dict[str, Any]):
 
     def mark_modified(self) -> None:
         """Note that the session was changed."""
+        if self._unavailable is not None:
+            raise self._unavailable
         self.accessed = True
         self.modified = True
 
@@ -95,7 +231,8 @@ class Session(dict[str, Any]):
     def clear(self) -> None:
         """Empty the session and end it, as `logout()`."""
         self.mark_modified()
-        self._asked = self._asked._replace(ending=True)
+        self._asked = Asked(ending=True)
+        self._facts = replace(self._facts, user_id=None, authenticated_at=None)
         super().clear()
 
     def pop(self, key: str, *default: Any) -> Any:
@@ -131,7 +268,38 @@ class Session(dict[str, Any]):
 
     def _ask_again(self, asked: Asked) -> None:
         """It could not be carried out."""
-        self._asked = Asked(self._asked.ending or asked.ending, self._asked.new_id or asked.new_id)
+        since = self._asked
+        if not since.ending:
+            self._asked = Asked(
+                asked.ending,
+                since.new_id or asked.new_id,
+                since.login or asked.login,
+                {**asked.changed, **since.changed},
+            )
+
+    def _keep(self, facts: Facts, *, ends: float) -> None:
+        self._facts, self._ends = facts, ends
+
+    def _replace(self, data: dict[str, Any]) -> None:
+        """Other contents, which the app has not made; functions that were run on the old ones have run on these."""
+        again = self._asked.functions_for(self)
+        super().clear()
+        super().update(data)
+        changed = {
+            key: Changed(before.functions, copy.deepcopy(data[key]))
+            for key, before in self._asked.changed.items()
+            if key in again and key in data
+        }
+        self._asked = replace(self._asked, changed=changed)
+
+    def _kept_by(self) -> Keeper:
+        if self._keeper is None:
+            raise SessionError(
+                "no-keeper",
+                "this session is nobody's: a page of another site opened the WebSocket, or the request has ended",
+                mend="session.save() and session.reload() while a request of your own site runs",
+            )
+        return self._keeper
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:

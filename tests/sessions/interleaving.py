@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 from serverless_session.records.records import Records
 from serverless_session.sessions.cookie import IdMaker, SessionId
-from serverless_session.sessions.lifecycle import CookieChange, Steps, Visit
+from serverless_session.sessions.lifecycle import CookieChange, Rules, Visit
+from serverless_session.sessions.lifetime import Lifetime
+from serverless_session.sessions.record import Steps
 from serverless_session.sessions.session import Session
 from serverless_session.shared import SharedState
 from serverless_session.stores import MemoryStore
@@ -19,6 +21,7 @@ from serverless_session.testing import ManualClock
 
 SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
 LIFE = 1000.0
+RULES = Rules(lifetime=Lifetime(max_age=LIFE))
 
 _T = TypeVar("_T")
 Request = Generator[None, None, None]
@@ -30,6 +33,7 @@ class World:
     """One run: a store, a clock, a browser's cookie jar."""
 
     visit: type[Visit] = Visit
+    rules: Rules = RULES
     jar: SessionId | None = None
     events: list[str] = field(default_factory=list)
     set_cookies: list[SessionId] = field(default_factory=list)
@@ -45,11 +49,11 @@ class World:
         return self._request(app, self.jar if cookie is None else cookie)
 
     def _request(self, app: App, cookie: SessionId | None) -> Request:
-        visit = self.visit(self.records, self.ids.new, life=LIFE)
+        visit = self.visit(self.records, self.ids.new, self.rules)
         yield from self._steps(visit.load(cookie, now=self.clock.time()))
         app(visit.session)
         answer = yield from self._steps(visit.save(now=self.clock.time()))
-        self.events += visit.events
+        self.events += [name for name, _ in visit.events]
         yield
         if answer is CookieChange.SET:
             assert visit.id is not None

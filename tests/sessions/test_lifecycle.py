@@ -1,15 +1,18 @@
 """What two requests of one session can do to each other, in every order of their steps."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from serverless_session.errors import StoreUnavailable
-from serverless_session.sessions.lifecycle import CookieChange, Steps, Visit, _Record
-from serverless_session.sessions.session import Session
+from serverless_session.sessions.lifecycle import CookieChange, Rules, Visit
+from serverless_session.sessions.lifetime import Facts, Lifetime
+from serverless_session.sessions.record import Record, Steps
+from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores import Conflict, Delete, Failed, Outcome
-from tests.sessions.interleaving import LIFE, App, Request, World, done, orders
+from tests.sessions.interleaving import LIFE, RULES, App, Request, World, done, orders
 
 
 def look(session: Session) -> None:
@@ -44,7 +47,7 @@ def append(item: str) -> App:
 
 
 def starting(
-    data: dict[str, Any], *apps: App, visit: type[Visit] = Visit, loaded: bool = False
+    data: dict[str, Any], *apps: App, visit: type[Visit] = Visit, loaded: bool = False, rules: Rules = RULES
 ) -> Callable[[], tuple[World, list[Request]]]:
     """A browser with a session that holds `data`, and one request for each app, all sent with its cookie.
 
@@ -53,7 +56,7 @@ def starting(
     """
 
     def begin() -> tuple[World, list[Request]]:
-        world = World()
+        world = World(rules=rules)
         world.alone(lambda session: session.update(data))
         world.visit = visit
         requests = [world.request(app) for app in apps]
@@ -79,8 +82,8 @@ def anybody_logged_in(world: World) -> bool:
 class NeverTakenBack(Visit):
     """The broken wording: a new id stands, whatever became of the old one meanwhile."""
 
-    def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
-        steps = super()._leave_stone(old, new, mine, carry=carry)
+    def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:
+        steps = super()._leave_stone(old, new, mine, asked, now)
         outcome = None
         while True:
             try:
@@ -95,7 +98,7 @@ class NeverTakenBack(Visit):
 class EndingLeavesStones(Visit):
     """The broken wording: an ending that meets a stone ends its successors, and leaves the stone to name one more."""
 
-    def _end_record(self, record: _Record) -> Steps[bool]:
+    def _end_record(self, record: Record) -> Steps[bool]:
         steps = super()._end_record(record)
         outcome: Outcome | None = None
         stones: set[str] = set()
@@ -114,7 +117,7 @@ class EndingLeavesStones(Visit):
 class NoStone(Visit):
     """The broken wording: the old record is deleted, so that a logout finds nothing to end."""
 
-    def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
+    def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:
         yield Delete(old.key, expect=old.version)
         return True
 
@@ -171,8 +174,8 @@ def test_a_login_that_clears_first_stands_though_another_tab_logs_out() -> None:
 
 def test_the_enumeration_catches_a_farewell_that_leaves_an_ordinary_stone() -> None:
     class OrdinaryStone(Visit):
-        def _leave_stone(self, old: _Record, new: _Record, mine: bytes, *, carry: bool) -> Steps[bool]:
-            return super()._leave_stone(old, new, mine, carry=True)
+        def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:
+            return super()._leave_stone(old, new, mine, Asked(new_id=True), now)
 
     _, broken = count(starting({"user": "ann"}, farewell, regenerate, visit=OrdinaryStone), anybody_logged_in)
     assert broken > 100
@@ -234,14 +237,15 @@ def test_a_change_that_overlaps_a_new_id_never_costs_the_login() -> None:
 def test_the_enumeration_catches_a_cookie_sent_at_every_change() -> None:
     """Rule 5: with Starlette's cookie at every change, a poll that arrives late would throw the login away."""
 
-    class CookieAtEveryChange(Visit):
-        def _end_of(self, standing: _Record, now: float) -> float:
-            return super()._end_of(standing, now) + 0.001
+    class AtEveryChange(Lifetime):
+        def used(self, facts: Facts, now: float, *, changed: bool) -> Facts:
+            return replace(facts, kept_until=now + LIFE + 0.001) if changed else facts
 
     def lost(world: World) -> bool:
         return world.content(world.jar).get("user") != "ann"
 
-    _, broken = count(starting({"cart": []}, log_in, put("poll"), visit=CookieAtEveryChange), lost)
+    rules = Rules(lifetime=AtEveryChange(max_age=LIFE))
+    _, broken = count(starting({"cart": []}, log_in, put("poll"), rules=rules), lost)
     assert broken > 0
 
 
@@ -315,7 +319,7 @@ def test_an_unknown_id_is_never_adopted() -> None:
 
 def visit_in(world: World) -> Visit:
     """A request with the jar's cookie that has loaded its session."""
-    visit = Visit(world.records, world.ids.new, life=LIFE)
+    visit = Visit(world.records, world.ids.new, RULES)
     world.run(visit.load(world.jar, now=world.clock.time()))
     return visit
 
