@@ -20,7 +20,8 @@ Rules, each a compare-and-set on the record's version:
    as long as the longest request. If the old one was ended in between, the new one is taken back. So whichever of
    ending and new id comes last sees the other.
 3. A change that meets another change is merged with it (`merge`); one that meets a stone, or nothing, is dropped. But
-   what it deleted is deleted in the stone's successors too: a logout may be written as a deletion.
+   what it deleted is deleted on the stone, for who adds a successor later, and then in the successors: a logout may be
+   written as a deletion. Nothing else crosses a new id, in neither direction: who has only the old one may be anybody.
 4. A session emptied key by key is kept, empty, as long as the longest request, so that a change in flight still merges.
    One that somebody is logged in to is never empty.
 5. A change prolongs the life of record and cookie together, and so may a use (`lifetime`). A use that cannot be written
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Final
 from serverless_session.errors import SessionConflict, SessionTooLarge, StoreError, StoreUnavailable
 from serverless_session.sessions.cookie import SessionId
 from serverless_session.sessions.lifetime import Facts, Lifetime
-from serverless_session.sessions.merge import MergeRules, merge, without_deleted
+from serverless_session.sessions.merge import MergeRules, deleted_paths, merge, without
 from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, pack_session, pack_stone
 from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
@@ -165,11 +166,10 @@ class Visit:
 
     def needs_cookie(self) -> bool:
         """Would a save now have to hand the browser an id that it does not have?"""
-        asked = self.session._asked
-        if asked.new_id or asked.ending:
-            return asked.new_id or bool(self.session)
-        without = self._state is _State.NOTHING or (self._state is _State.LIVE and self._removed)
-        return without and bool(self.session)
+        asked, holds = self.session._asked, bool(self.session) or self.session._asked.login is not None
+        if asked.ending or self._state is not _State.LIVE:
+            return holds and (asked.ending or asked.new_id or self._state is _State.NOTHING)
+        return asked.new_id or (self._removed and holds)
 
     def save(self, *, now: float, late: bool = False) -> Steps[CookieChange]:
         """Carry out what the app has asked for and changed. May be called again: it then saves what came since.
@@ -201,12 +201,10 @@ class Visit:
         session = self.session
         if asked.ending and not asked.new_id and not session:
             return (yield from self._end())
-        if asked.ending or asked.new_id:
+        if self._state is not _State.LIVE and not session and asked.login is None:
+            return CookieChange.KEEP  # a new id for nothing, and there was nothing
+        if asked.ending or asked.new_id or self._state is _State.NOTHING:
             return (yield from self._move(asked, now))
-        if self._state is _State.NOTHING:
-            return (yield from self._move(asked, now)) if session else CookieChange.KEEP
-        if not session and self._seen is None:
-            return CookieChange.KEEP
         mine = self._pack(self._facts, session)
         if mine == self._seen:
             return (yield from self._renew(now, late=late))
@@ -297,12 +295,13 @@ class Visit:
     def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:
         """Make a stone of the old record. False: it was ended meanwhile, and the new one was taken back."""
         carry, ttl = not asked.ending, min(LONGEST_REQUEST, new.ends_at - now)
+        deleted = self._deleted(mine) if carry else []
         while True:
-            successors = list(old.successors)
+            successors, left = list(old.successors), without(data_of(self._vault, old.packed), deleted)
             if not carry:  # an ending, which what was written after it outlives, but nothing else
                 yield from self._end_successors(successors)
-                successors = []
-            stone = pack_stone(self._vault, [*successors, new.key], ended=old.ended or not carry)
+                successors, left = [], {}
+            stone = pack_stone(self._vault, [*successors, new.key], left, ended=old.ended or not carry)
             write = Write(old.key, stone, ttl=ttl, version=new_version(), expect=old.version)
             answer = yield from ask(self._vault, write)
             match answer:
@@ -313,7 +312,7 @@ class Visit:
                     return False
                 case Record():
                     old = answer
-                    if carry and old.facts is not None and new.facts is not None:
+                    if carry and self._state is _State.LIVE and new.facts is not None:
                         packed = self._fitting(new.facts, self._with_what_stands(mine, old, asked), old)
                         if packed != new.packed:
                             expected, new.packed, new.version = new.version, packed, new_version()
@@ -367,7 +366,7 @@ class Visit:
                     self._standing = standing = answer
                 case Record():  # a later ending must still find what the stone names
                     self._standing = answer
-                    yield from self._delete_in_successors(answer, mine, now)
+                    yield from self._delete_elsewhere(answer, self._deleted(mine), now)
                     return self._drop(_State.MOVED)
                 case _:
                     return self._drop()
@@ -391,27 +390,30 @@ class Visit:
             return True
         return facts.kept_until != old.facts.kept_until and self._lifetime.cookie_age(facts, 0.0) is not None
 
-    def _delete_in_successors(self, stone: Record, mine: bytes, now: float) -> Steps[None]:
+    def _deleted(self, mine: bytes) -> list[list[str]]:
+        base = {} if self._seen is None else data_of(self._vault, self._seen)
+        return deleted_paths(base, data_of(self._vault, mine))
+
+    def _delete_elsewhere(self, record: Record, paths: list[list[str]], now: float) -> Steps[None]:
         """What was deleted of a session that has a new id by now is deleted there too, and nothing else is changed."""
-        if stone.ended or self._seen is None:
-            return
-        base = data_of(self._vault, self._seen)
-        left = without_deleted(base, data_of(self._vault, mine))
-        keys = list(stone.successors) if left is not None else []
-        while left is not None and keys:
-            found = yield from ask(self._vault, Read(keys.pop()))
-            while isinstance(found, Record):
-                if found.facts is None:
-                    keys += [] if found.ended else found.successors
-                    break
-                data = merge(base, left, data_of(self._vault, found.packed)).data
-                packed = self._pack(found.facts, data)
-                if packed == found.packed:
-                    break
-                ttl = found.ends_at - now
-                found = yield from ask(
-                    self._vault, Write(found.key, packed, ttl=ttl, version=new_version(), expect=found.version)
-                )
+        while paths and not record.ended:
+            left = without(data_of(self._vault, record.packed), paths)
+            if record.facts is None:
+                packed = pack_stone(self._vault, record.successors, left, ended=False)
+            else:
+                packed = self._pack(record.facts, left)
+            if packed == record.packed:
+                break
+            ttl = record.ends_at - now
+            write = Write(record.key, packed, ttl=ttl, version=new_version(), expect=record.version)
+            answer = yield from ask(self._vault, write)
+            if not isinstance(answer, Record):
+                break
+            record = answer
+        for key in record.successors if paths and not record.ended else ():
+            found = yield from ask(self._vault, Read(key))
+            if isinstance(found, Record):
+                yield from self._delete_elsewhere(found, paths, now)
 
     # --- a use --------------------------------------------------------------------------------------------------------
 

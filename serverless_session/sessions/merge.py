@@ -119,18 +119,27 @@ def merge(
     return Merged(data, conflicts)
 
 
-def without_deleted(base: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any] | None:
-    """`base` without what `mine` has deleted of it, at every depth. None: it has deleted nothing."""
-    left: dict[str, Any] = {}
-    deleted = False
+def deleted_paths(base: dict[str, Any], mine: dict[str, Any]) -> list[list[str]]:
+    """What `mine` has deleted of `base`, at every depth: the keys that lead to each."""
+    paths: list[list[str]] = []
     for key, value in base.items():
         if key not in mine:
-            deleted = True
-            continue
-        inner = without_deleted(value, mine[key]) if isinstance(value, dict) and isinstance(mine[key], dict) else None
-        deleted |= inner is not None
-        left[key] = value if inner is None else inner
-    return left if deleted else None
+            paths.append([key])
+        elif isinstance(value, dict) and isinstance(mine[key], dict):
+            paths += [[key, *path] for path in deleted_paths(value, mine[key])]
+    return paths
+
+
+def without(data: dict[str, Any], paths: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """`data` without what stands at the ends of those paths; it is not changed itself."""
+    left = dict(data)
+    for first, *rest in paths:
+        inner = left.get(first)
+        if not rest:
+            left.pop(first, None)
+        elif isinstance(inner, dict):
+            left[first] = without(inner, [rest])
+    return left
 
 
 def _merged(base: Any, mine: Any, theirs: Any) -> tuple[Any, int]:

@@ -1,10 +1,11 @@
 """What stands in the store for one session: its form, and how the lifecycle asks for it.
 
 A record is a session (contents, and our facts about it) or a *stone*: what is left of an id that was given up. A stone
-names its successors, and `ended` says that the session was ended before they began.
+names its successors. It keeps what the contents were, less what was deleted since, for who is about to give the session
+another new id; no request that comes later sees them. `ended`: the session was ended before the successors began.
 
     session  {"v": 1, "created_at": 1e9, "kept_until": ..., "user_id": ..., ..., "data": {...}}
-    stone    {"v": 1, "moved_to": ["app:session:...", ...], "ended": false}
+    stone    {"v": 1, "moved_to": ["app:session:...", ...], "ended": false, "data": {...}}
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def pack_session(vault: Vault, facts: Facts, data: dict[str, Any]) -> bytes:
         raise error.below(1, "request.session") from None
 
 
-def pack_stone(vault: Vault, successors: Sequence[str], *, ended: bool) -> bytes:
-    return vault.pack({"v": 1, "moved_to": list(successors), "ended": ended})
+def pack_stone(vault: Vault, successors: Sequence[str], data: dict[str, Any], *, ended: bool) -> bytes:
+    return vault.pack({"v": 1, "moved_to": list(successors), "ended": ended, "data": data})
 
 
 def holds(data: dict[str, Any], facts: Facts) -> bool:
@@ -76,7 +77,7 @@ def holds(data: dict[str, Any], facts: Facts) -> bool:
 
 
 def data_of(vault: Vault, packed: bytes) -> dict[str, Any]:
-    """The contents of a session, made anew at each call: nobody else holds them."""
+    """The contents of a record, made anew at each call: nobody else holds them."""
     data: dict[str, Any] = vault.unpack(packed)["data"]
     return data
 
@@ -107,9 +108,10 @@ def _record(vault: Vault, key: str, kept: Kept) -> Record | Missing:
     except DamagedValue:
         return Missing()
     match content:
-        case {"v": 1, "moved_to": successors, **more}:
-            ended = bool(more.get("ended"))
-            return Record(key, kept.version, kept.value, kept.ends_at, successors=successors, ended=ended)
+        case {"v": 1, "moved_to": successors, "ended": ended, "data": data}:
+            return Record(
+                key, kept.version, kept.value, kept.ends_at, data=data, successors=successors, ended=bool(ended)
+            )
         case {"v": 1, "created_at": _, "data": data}:
             facts = Facts(**{name: content[name] for name in _FACTS if name in content})
             return Record(key, kept.version, kept.value, kept.ends_at, facts, data, holds=holds(data, facts))

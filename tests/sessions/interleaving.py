@@ -7,8 +7,10 @@ from a fresh store, until every choice of who goes next has been taken once.
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, TypeVar
 
+from serverless_session.errors import StoreError, StoreTimeout, StoreUnavailable, WriteUncertain
 from serverless_session.records.records import Records
 from serverless_session.sessions.cookie import IdMaker, SessionId
 from serverless_session.sessions.lifecycle import CookieChange, Rules, Visit
@@ -16,7 +18,7 @@ from serverless_session.sessions.lifetime import Lifetime
 from serverless_session.sessions.record import Steps
 from serverless_session.sessions.session import Session
 from serverless_session.shared import SharedState
-from serverless_session.stores import MemoryStore
+from serverless_session.stores import Failed, MemoryStore, Operation, Outcome, Read
 from serverless_session.testing import ManualClock
 
 SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
@@ -28,6 +30,17 @@ Request = Generator[None, None, None]
 App = Callable[[Session], None]
 
 
+UNCERTAIN = WriteUncertain("its answer was lost")
+
+
+class Fault(Enum):
+    """What becomes of an operation that fails."""
+
+    REFUSED = "refused"
+    DONE = "done, and the answer is lost"
+    NOT_DONE = "not done, and nobody can tell"
+
+
 @dataclass
 class World:
     """One run: a store, a clock, a browser's cookie jar."""
@@ -35,8 +48,14 @@ class World:
     visit: type[Visit] = Visit
     rules: Rules = RULES
     jar: SessionId | None = None
+    fault: Fault | None = None
+    fails_at: int = 0
+    """The number of the operation, from 1 on, that fails."""
+    operations: int = 0
     events: list[str] = field(default_factory=list)
     set_cookies: list[SessionId] = field(default_factory=list)
+    confirmed: list[App] = field(default_factory=list)
+    """What was answered as done; the answer to anything else was an error."""
 
     def __post_init__(self) -> None:
         self.clock = ManualClock(1_000_000.0)
@@ -50,9 +69,13 @@ class World:
 
     def _request(self, app: App, cookie: SessionId | None) -> Request:
         visit = self.visit(self.records, self.ids.new, self.rules)
-        yield from self._steps(visit.load(cookie, now=self.clock.time()))
-        app(visit.session)
-        answer = yield from self._steps(visit.save(now=self.clock.time()))
+        try:
+            yield from self._steps(visit.load(cookie, now=self.clock.time()))
+            app(visit.session)
+            answer = yield from self._steps(visit.save(now=self.clock.time()))
+        except StoreError:
+            return
+        self.confirmed.append(app)
         self.events += [name for name, _ in visit.events]
         yield
         if answer is CookieChange.SET:
@@ -67,10 +90,25 @@ class World:
             operation = next(steps)
             while True:
                 yield
-                operation = steps.send(done(self.records.perform(operation))[0])
+                operation = steps.send(self._outcome(operation))
         except StopIteration as stop:
             result: _T = stop.value
             return result
+
+    def _outcome(self, operation: Operation) -> Outcome:
+        self.operations += 1
+        fault = self.fault if self.operations == self.fails_at else None
+        if fault is Fault.REFUSED:
+            return Failed(StoreUnavailable("it is down"))
+        if fault is Fault.NOT_DONE:
+            return Failed(StoreTimeout("no answer", seconds=1) if isinstance(operation, Read) else UNCERTAIN)
+        (outcome,) = done(self.records.perform(operation))
+        return Failed(UNCERTAIN) if fault is Fault.DONE and not isinstance(operation, Read) else outcome
+
+    def passing(self, seconds: float) -> Request:
+        """Nobody's request: time passes, at one of the steps."""
+        yield
+        self.clock.advance(seconds)
 
     def alone(self, app: App, *, cookie: SessionId | None = None) -> None:
         """One request from its start to its end."""
@@ -87,12 +125,15 @@ class World:
                 result: _T = stop.value
                 return result
 
+    def session(self, cookie: SessionId | None) -> Session:
+        """What a request with that cookie would see; nothing fails now."""
+        visit, self.fault = Visit(self.records, self.ids.new, self.rules), None
+        self.run(visit.load(cookie, now=self.clock.time()))
+        return visit.session
+
     def content(self, cookie: SessionId | None) -> dict[str, Any]:
-        """What a request with that cookie would see."""
-        seen: list[dict[str, Any]] = []
-        for _ in self.request(lambda session: seen.append(dict(session)), cookie=cookie):
-            pass
-        return seen[0]
+        """The same, its contents alone."""
+        return dict(self.session(cookie))
 
 
 def done(coroutine: Any) -> Any:

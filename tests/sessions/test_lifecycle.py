@@ -1,252 +1,114 @@
-"""What two requests of one session can do to each other, in every order of their steps."""
-
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+"""What requests of one session can do to each other, in every order of their steps; and what one visit does alone."""
 
 import pytest
 
 from serverless_session.errors import StoreUnavailable
-from serverless_session.sessions.lifecycle import CookieChange, Rules, Visit
-from serverless_session.sessions.lifetime import Facts, Lifetime
-from serverless_session.sessions.record import Record, Steps
-from serverless_session.sessions.session import Asked, Session
-from serverless_session.stores import Conflict, Delete, Failed, Outcome
-from tests.sessions.interleaving import LIFE, RULES, App, Request, World, done, orders
+from serverless_session.sessions.lifecycle import CookieChange, Visit
+from serverless_session.sessions.session import Session
+from serverless_session.stores import Failed
+from tests.sessions import scenarios
+from tests.sessions.interleaving import LIFE, RULES, World, done
+from tests.sessions.scenarios import Scenario, anybody_logged_in, log_in, put, regenerate
 
 
-def look(session: Session) -> None:
-    """A request that only reads."""
-
-
-def logout(session: Session) -> None:
-    session.logout()
-
-
-def log_in(session: Session) -> None:
-    session.regenerate()
-    session["user"] = "ann"
-
-
-def regenerate(session: Session) -> None:
-    session.regenerate()
-
-
-def put(key: str, value: Any = 1) -> App:
-    def app(session: Session) -> None:
-        session[key] = value
-
-    return app
-
-
-def append(item: str) -> App:
-    def app(session: Session) -> None:
-        session.setdefault("cart", []).append(item)
-
-    return app
-
-
-def starting(
-    data: dict[str, Any], *apps: App, visit: type[Visit] = Visit, loaded: bool = False, rules: Rules = RULES
-) -> Callable[[], tuple[World, list[Request]]]:
-    """A browser with a session that holds `data`, and one request for each app, all sent with its cookie.
-
-    `loaded`: all have loaded the session before the first of them goes on; where there are three, every order of the
-    loads as well would take minutes.
-    """
-
-    def begin() -> tuple[World, list[Request]]:
-        world = World(rules=rules)
-        world.alone(lambda session: session.update(data))
-        world.visit = visit
-        requests = [world.request(app) for app in apps]
-        for request in requests if loaded else ():
-            next(request)  # up to its load
-            next(request)  # up to its first operation after it
-        return world, requests
-
-    return begin
-
-
-def count(begin: Callable[[], tuple[World, Sequence[Request]]], broken: Callable[[World], bool]) -> tuple[int, int]:
-    """How many orders there are, and in how many of them the world is broken."""
-    verdicts = [broken(world) for world in orders(begin)]
-    return len(verdicts), sum(verdicts)
-
-
-def anybody_logged_in(world: World) -> bool:
-    known = {*world.set_cookies, world.jar}
-    return any("user" in world.content(cookie) for cookie in known if cookie is not None)
-
-
-class NeverTakenBack(Visit):
-    """The broken wording: a new id stands, whatever became of the old one meanwhile."""
-
-    def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:
-        steps = super()._leave_stone(old, new, mine, asked, now)
-        outcome = None
-        while True:
-            try:
-                operation = steps.send(outcome) if outcome is not None else next(steps)
-            except StopIteration:
-                return True
-            if isinstance(operation, Delete):
-                return True
-            outcome = yield operation
-
-
-class EndingLeavesStones(Visit):
-    """The broken wording: an ending that meets a stone ends its successors, and leaves the stone to name one more."""
-
-    def _end_record(self, record: Record) -> Steps[bool]:
-        steps = super()._end_record(record)
-        outcome: Outcome | None = None
-        stones: set[str] = set()
-        while True:
-            try:
-                operation = steps.send(outcome) if outcome is not None else next(steps)
-            except StopIteration as stop:
-                return bool(stop.value)
-            if isinstance(operation, Delete) and operation.key in stones:
-                return True
-            outcome = yield operation
-            if isinstance(outcome, Conflict):
-                stones.add(operation.key)
-
-
-class NoStone(Visit):
-    """The broken wording: the old record is deleted, so that a logout finds nothing to end."""
-
-    def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:
-        yield Delete(old.key, expect=old.version)
-        return True
+def proven(scenario: Scenario) -> None:
+    """No order breaks it, and each of the broken wordings is caught."""
+    total, broken = scenario.count()
+    assert total >= scenario.at_least
+    assert broken == 0
+    for wording in scenario.wordings:
+        assert scenario.catches(wording), wording
 
 
 def test_logout_wins_over_regenerate() -> None:
     """THREATS 1: in whatever order, nobody is logged in after a logout."""
-    total, broken = count(starting({"user": "ann"}, logout, regenerate), anybody_logged_in)
-    assert total > 100
-    assert broken == 0
+    proven(scenarios.LOGOUT_AND_NEW_ID)
 
 
-@pytest.mark.parametrize("wording", [NoStone, NeverTakenBack])
-def test_the_enumeration_catches_a_logout_that_loses(wording: type[Visit]) -> None:
-    _, broken = count(starting({"user": "ann"}, logout, regenerate, visit=wording), anybody_logged_in)
-    assert broken > 5
+def test_logout_wins_over_a_login_that_was_already_running() -> None:
+    proven(scenarios.LOGOUT_AND_LOGIN)
 
 
 def test_logout_wins_over_two_regenerates() -> None:
-    begin = starting({"user": "ann"}, logout, regenerate, regenerate, loaded=True)
-    total, broken = count(begin, anybody_logged_in)
-    assert total > 1_000
-    assert broken == 0
-    begin = starting({"user": "ann"}, logout, regenerate, regenerate, loaded=True, visit=EndingLeavesStones)
-    assert count(begin, anybody_logged_in)[1] > 100
-
-
-def farewell(session: Session) -> None:
-    """A logout with a message for the next page, as many apps write it."""
-    session.clear()
-    session["flash"] = "bye"
-
-
-@pytest.mark.parametrize("others", [(regenerate,), (regenerate, put("a")), (regenerate, logout)])
-def test_a_logout_with_a_farewell_wins_too(others: tuple[App, ...]) -> None:
-    begin = starting({"user": "ann"}, farewell, *others, loaded=len(others) > 1)
-    total, broken = count(begin, anybody_logged_in)
-    assert total > 100
-    assert broken == 0
-
-
-def test_a_login_that_clears_first_stands_though_another_tab_logs_out() -> None:
-    def log_in_afresh(session: Session) -> None:
-        session.clear()
-        session["user"] = "bob"
-
-    def wrong(world: World) -> bool:
-        known = {*world.set_cookies, world.jar} - {None}
-        return sorted(filter(None, (world.content(cookie).get("user") for cookie in known))) not in ([], ["bob"])
-
-    total, broken = count(starting({"user": "ann"}, logout, log_in_afresh), wrong)
-    assert total > 50
-    assert broken == 0
-
-
-def test_the_enumeration_catches_a_farewell_that_leaves_an_ordinary_stone() -> None:
-    class OrdinaryStone(Visit):
-        def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:
-            return super()._leave_stone(old, new, mine, Asked(new_id=True), now)
-
-    _, broken = count(starting({"user": "ann"}, farewell, regenerate, visit=OrdinaryStone), anybody_logged_in)
-    assert broken > 100
+    proven(scenarios.LOGOUT_AND_TWO_NEW_IDS)
 
 
 def test_logout_wins_over_a_concurrent_save() -> None:
-    begin = starting({"user": "ann"}, logout, put("seen"), put("cart"), loaded=True)
-    total, broken = count(begin, anybody_logged_in)
-    assert total > 100
-    assert broken == 0
+    proven(scenarios.LOGOUT_AND_CHANGES)
+
+
+def test_logout_wins_over_a_use_that_prolongs() -> None:
+    proven(scenarios.LOGOUT_AND_USE)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        scenarios.FAREWELL_AND_NEW_ID,
+        scenarios.FAREWELL_NEW_ID_AND_CHANGE,
+        scenarios.FAREWELL_NEW_ID_AND_LOGOUT,
+    ],
+    ids=lambda scenario: scenario.name,
+)
+def test_a_logout_with_a_farewell_wins_too(scenario: Scenario) -> None:
+    proven(scenario)
+
+
+def test_a_login_that_clears_first_stands_though_another_tab_logs_out() -> None:
+    proven(scenarios.LOGOUT_AND_LOGIN_AFRESH)
+
+
+def test_of_two_new_ids_the_browsers_is_alive() -> None:
+    proven(scenarios.TWO_NEW_IDS)
 
 
 def test_a_logout_written_as_a_deletion_is_not_undone() -> None:
     """THREATS 2: `pop` against a change of something inside what was popped."""
-
-    def pop(session: Session) -> None:
-        session.pop("user", None)
-
-    def touch(session: Session) -> None:
-        if "user" in session:
-            session["user"]["seen"] = "now"
-
-    total, broken = count(starting({"user": {"name": "ann"}, "cart": []}, pop, touch), anybody_logged_in)
-    assert total > 20
-    assert broken == 0
+    proven(scenarios.POP_AND_CHANGE_INSIDE)
 
 
-def test_two_disjoint_changes_are_both_kept() -> None:
-    def lost(world: World) -> bool:
-        return not {"a", "b", "c"} <= world.content(world.jar).keys()
+@pytest.mark.parametrize(
+    "scenario", [scenarios.POP_AND_NEW_ID, scenarios.POP_AND_TWO_NEW_IDS], ids=lambda scenario: scenario.name
+)
+def test_a_logout_written_as_a_deletion_follows_a_session_that_gets_a_new_id(scenario: Scenario) -> None:
+    """THREATS 2, and DESIGN's rule that plain changes are dropped there: a deletion is not."""
+    proven(scenario)
 
-    total, broken = count(starting({"user": "ann"}, put("a"), put("b"), put("c"), loaded=True), lost)
-    assert total > 500
-    assert broken == 0
+
+def test_disjoint_changes_are_all_kept() -> None:
+    proven(scenarios.THREE_CHANGES)
 
 
 def test_two_appends_are_both_kept() -> None:
     """THREATS 16: nested carts."""
-
-    def lost(world: World) -> bool:
-        return sorted(world.content(world.jar)["cart"]) != ["apple", "bread", "milk"]
-
-    total, broken = count(starting({"cart": ["milk"]}, append("apple"), append("bread")), lost)
-    assert total > 20
-    assert broken == 0
+    proven(scenarios.TWO_APPENDS)
 
 
 def test_a_change_that_overlaps_a_new_id_never_costs_the_login() -> None:
     """THREATS 11: whatever arrives last, the browser ends with the login's cookie."""
+    proven(scenarios.LOGIN_AND_CHANGE)
 
-    def lost(world: World) -> bool:
-        return world.content(world.jar).get("user") != "ann"
 
-    total, broken = count(starting({"cart": ["milk"]}, log_in, put("poll")), lost)
-    assert total > 50
+def test_emptied_key_by_key_a_change_in_flight_still_merges() -> None:
+    """The record keeps the change. (The browser may still get the removal of its cookie last, and forget the id.)"""
+    proven(scenarios.EMPTIED_AND_APPEND)
+
+
+def test_what_ends_while_a_request_runs_stays_ended() -> None:
+    proven(scenarios.CHANGE_AND_END_OF_LIFE)
+    proven(scenarios.NEW_ID_AND_END_OF_LIFE)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [scenario for scenario in scenarios.ALL if scenario.at_least < 500],
+    ids=lambda scenario: scenario.name,
+)
+def test_a_store_that_fails_at_any_step_breaks_nothing_that_was_confirmed(scenario: Scenario) -> None:
+    """Refused, done without an answer, or neither: at each operation in each order."""
+    total, broken = scenario.count_with_faults()
+    assert total > scenario.at_least
     assert broken == 0
-
-
-def test_the_enumeration_catches_a_cookie_sent_at_every_change() -> None:
-    """Rule 5: with Starlette's cookie at every change, a poll that arrives late would throw the login away."""
-
-    class AtEveryChange(Lifetime):
-        def used(self, facts: Facts, now: float, *, changed: bool) -> Facts:
-            return replace(facts, kept_until=now + LIFE + 0.001) if changed else facts
-
-    def lost(world: World) -> bool:
-        return world.content(world.jar).get("user") != "ann"
-
-    rules = Rules(lifetime=AtEveryChange(max_age=LIFE))
-    _, broken = count(starting({"cart": []}, log_in, put("poll"), rules=rules), lost)
-    assert broken > 0
 
 
 def test_after_a_new_id_the_old_one_is_never_followed() -> None:
@@ -275,20 +137,6 @@ def test_clear_and_write_begins_a_session_of_only_that() -> None:
     assert world.jar != before
     assert world.content(world.jar) == {"user": "bob"}
     assert world.content(before) == {}
-
-
-def test_emptied_key_by_key_a_change_in_flight_still_merges() -> None:
-    """The record keeps the change. (The browser may still get the removal of its cookie last, and forget the id.)"""
-
-    def pop(session: Session) -> None:
-        session.pop("flash", None)
-
-    def lost(world: World) -> bool:
-        return world.content(world.set_cookies[0]) != {"cart": ["apple"]}
-
-    total, broken = count(starting({"flash": "hello"}, pop, append("apple")), lost)
-    assert total > 20
-    assert broken == 0
 
 
 def test_a_change_prolongs_once_a_tenth_is_gone() -> None:
