@@ -246,3 +246,20 @@ def test_what_could_not_be_carried_out_is_asked_for_again() -> None:
         failing.send(Failed(StoreUnavailable("it is down")))
     assert world.run(visit.end()) is CookieChange.REMOVE
     assert world.content(world.jar) == {}
+
+
+def test_a_merge_never_touches_what_we_know_of_a_session() -> None:
+    """Nor can an app's keys of the same names."""
+    world = World()
+    world.alone(lambda session: session.login("ann", max_age=LIFE / 2))
+    begun = world.session(world.jar)
+    first, second = visit_in(world), visit_in(world)
+    world.clock.advance(LIFE / 4)
+    for visit, key in ((first, "one"), (second, "two")):
+        visit.session.update({key: 1, "user_id": "eve", "created_at": 0, "max_age": 1e9, "v": 2})
+        world.run(visit.save(now=world.clock.time()))
+    after = world.session(world.jar)
+    assert {"one", "two"} <= after.keys()
+    assert (after.user_id, after.created_at) == ("ann", begun.created_at)
+    assert after._facts.max_age == LIFE / 2
+    assert after.authenticated_within(LIFE)

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serverless_session import SharedState
+from tests.chaos import Chaos, Fault
 from tests.sessions.apps import SECRET, app_over
 
 KEYS = [f"k{number}" for number in range(64)]
@@ -32,3 +33,17 @@ async def test_64_at_once_each_with_a_key_of_its_own(server: str, request: pytes
         assert {answer.status_code for answer in answers} == {200}
         assert (await client.get("/view")).json() == {"user": "ann"} | dict.fromkeys(KEYS, 1)
     await shared.aclose()
+
+
+@pytest.mark.parametrize("name", ["valkey", "memcached"])
+async def test_a_save_that_is_sent_again_counts_once(name: str, request: pytest.FixtureRequest) -> None:
+    """The write was done and its answer lost: sent again it is the same write, no second item in the cart."""
+    with Chaos(request.getfixturevalue(name), script=[Fault.HONEST, Fault.HONEST, Fault.ANSWER_LOST]) as wire:
+        shared = SharedState(wire.url, secret_key=SECRET)
+        transport = httpx2.ASGITransport(app_over(shared))
+        async with httpx2.AsyncClient(transport=transport, base_url="https://shop.example") as client:
+            await client.post("/update", json={"cart": []})
+            assert (await client.post("/append", json="apple")).status_code == 200
+            assert wire.injected[Fault.ANSWER_LOST] == 1
+            assert (await client.get("/view")).json() == {"cart": ["apple"]}
+        await shared.aclose()
