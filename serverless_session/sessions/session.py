@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from serverless_session.codec.serializers import first_difference
 from serverless_session.deadline import Duration, seconds
 from serverless_session.errors import SessionError, StoreError
 from serverless_session.sessions.lifetime import LONGEST, Facts
@@ -43,6 +42,12 @@ class Changed(NamedTuple):
     functions: tuple[Callable[[Any], Any], ...]
     result: Any
 
+    def made(self, value: Any) -> bool:
+        """Is that still what they made of it?"""
+        from serverless_session.codec.serializers import first_difference  # with the cipher, for who only names Session
+
+        return first_difference(value, self.result) is None
+
     def again(self, value: Any) -> Any:
         for function in self.functions:
             value = function(value)
@@ -60,11 +65,7 @@ class Asked:
 
     def functions_for(self, data: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
         """Of the keys that still hold what functions made of them: what came after them counts more."""
-        return {
-            key: changed.again
-            for key, changed in self.changed.items()
-            if key in data and first_difference(data[key], changed.result) is None
-        }
+        return {key: one.again for key, one in self.changed.items() if key in data and one.made(data[key])}
 
 
 _NO_FACTS = Facts(created_at=0.0)
@@ -185,9 +186,8 @@ class Session(dict[str, Any]):
         """
         value = fn(copy.deepcopy(self.get(key)))
         before = self._asked.changed.get(key)
-        if before is not None and first_difference(self.get(key), before.result) is not None:
-            before = None  # it was assigned to since
-        functions = (*before.functions, fn) if before is not None else (fn,)
+        went_on = before is not None and before.made(self.get(key))  # or it was assigned to since
+        functions = (*before.functions, fn) if before is not None and went_on else (fn,)
         self[key] = value
         changed = {**self._asked.changed, key: Changed(functions, copy.deepcopy(value))}
         self._asked = replace(self._asked, changed=changed)
