@@ -7,21 +7,22 @@ so what an inner part writes down is still seen by an outer one.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 _PLACE: Final = "serverless_session"
 
 
-@dataclass(slots=True, repr=False)
 class RequestNotes:
     """`live_session`: the request came with a session, so its answer is one visitor's unless the app says otherwise.
 
     `sessions`: what stands in `scope["session"]`, by the name and path of the cookie that it goes by.
     """
 
-    live_session: bool = False
-    sessions: dict[tuple[str, str], Any] = field(default_factory=dict)
+    __slots__ = ("live_session", "sessions")
+
+    def __init__(self) -> None:
+        self.live_session = False
+        self.sessions: dict[tuple[str, str], Any] = {}
 
 
 def notes_of(scope: MutableMapping[str, Any]) -> RequestNotes:

@@ -92,7 +92,7 @@ def cookie_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[b
     return values
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, repr=False, eq=False)
 class CookieSettings:
     """How our cookie is set and removed. `https_only=None`: Secure whenever the request came over https."""
 

@@ -31,14 +31,13 @@ Rules, each a compare-and-set on the record's version:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from serverless_session.errors import SessionConflict, SessionTooLarge, StoreError, StoreUnavailable
 from serverless_session.sessions.cookie import SessionId
 from serverless_session.sessions.lifetime import Facts, Lifetime
-from serverless_session.sessions.merge import MergeRules, deleted_paths, merge, without
+from serverless_session.sessions.merge import NO_RULES, MergeRules, deleted_paths, merge, without
 from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, pack_session, pack_stone
 from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
@@ -74,12 +73,11 @@ class _State(Enum):
     GONE = auto()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class Rules(NamedTuple):
     """What a middleware's settings say about every visit."""
 
-    lifetime: Lifetime = field(default_factory=Lifetime)
-    merge: MergeRules = field(default_factory=MergeRules)
+    lifetime: Lifetime = Lifetime()
+    merge: MergeRules = NO_RULES
     refuse_conflicts: bool = False
     """Where the later change would win, raise `SessionConflict` instead."""
     largest_bytes: int = 65_536
@@ -289,7 +287,7 @@ class Visit:
         facts = Facts(created_at=now) if asked.ending or self._state is _State.NOTHING else self._facts
         if asked.login is not None:
             user_id, max_age, at = asked.login
-            facts = replace(facts, user_id=user_id, authenticated_at=at, max_age=max_age)
+            facts = facts._replace(user_id=user_id, authenticated_at=at, max_age=max_age)
         return self._lifetime.begun(facts, now)
 
     def _leave_stone(self, old: Record, new: Record, mine: bytes, asked: Asked, now: float) -> Steps[bool]:

@@ -17,9 +17,8 @@ the one of a login in another tab.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from serverless_session.deadline import Duration, seconds
 from serverless_session.errors import ConfigurationError
@@ -30,8 +29,7 @@ PROLONG_AFTER: Final = 0.1
 """The share of a span that is gone before it is started anew."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(NamedTuple):  # a frozen dataclass would take 0.5 ms of a cold start to make, and this 0.06
     """What we know of a session beside its contents; kept with them, and never merged. Seconds since 1970."""
 
     created_at: float
@@ -43,8 +41,7 @@ class Facts:
     """Of this session alone, from `login(max_age=)`. None: the middleware's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lifetime:
+class Lifetime(NamedTuple):
     """The settings of one middleware, in seconds. `max_age=None`: as long as the browser is open; 0: not at all."""
 
     max_age: float | None = FOURTEEN_DAYS
@@ -87,7 +84,7 @@ class Lifetime:
     def begun(self, facts: Facts, now: float) -> Facts:
         """A new cookie goes out now."""
         kept = self._kept(facts)
-        return replace(facts, kept_until=None if kept is None else now + kept)
+        return facts._replace(kept_until=None if kept is None else now + kept)
 
     def used(self, facts: Facts, now: float, *, changed: bool) -> Facts:
         """A use of the session: is it kept longer for it? Then a cookie has to say so, if it has an end."""
@@ -96,7 +93,7 @@ class Lifetime:
             return facts
         until = now + kept
         due = facts.kept_until is None or until - facts.kept_until > kept * PROLONG_AFTER
-        return replace(facts, kept_until=until) if due else facts
+        return facts._replace(kept_until=until) if due else facts
 
     def end(self, facts: Facts, now: float) -> float:
         """When a session ends that is used now, and no more."""

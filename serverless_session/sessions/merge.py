@@ -20,7 +20,7 @@ created the key) the rules go by an empty one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from serverless_session.codec.serializers import first_difference
@@ -38,11 +38,10 @@ def sum_of_changes(base: Any, mine: Any, theirs: Any) -> Any:
     return theirs + mine if base is None else theirs + (mine - base)
 
 
-@dataclass(frozen=True, slots=True)
-class MergeRules:
+class MergeRules(NamedTuple):
     """What a middleware says about single keys. `together`: groups of keys that come from one side only."""
 
-    strategies: Mapping[str, Merge] = field(default_factory=dict)
+    strategies: Mapping[str, Merge] = MappingProxyType({})
     together: Sequence[frozenset[str]] = ()
 
     @classmethod

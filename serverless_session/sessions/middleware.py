@@ -32,6 +32,7 @@ from serverless_session.sessions.settings import (
     OnStoreFailure,
     Settings,
     checked_on_conflict,
+    checked_on_store_failure,
     checked_origins,
     checked_size,
 )
@@ -126,7 +127,7 @@ class SessionMiddleware:
                 lazy=lazy,
                 exempt=ExemptPaths(exempt),
                 allowed_origins=checked_origins(allowed_origins),
-                on_store_failure=on_store_failure,
+                on_store_failure=checked_on_store_failure(on_store_failure),
             )
         except ConfigurationError as error:
             self._refusal = error

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
 
 from serverless_session.deadline import Clock
 from serverless_session.records.records import Kept
@@ -21,11 +20,12 @@ from serverless_session.stores.contract import Conflict, Delete, Deleted, Missin
 _Place = tuple[asyncio.AbstractEventLoop, str]
 
 
-@dataclass(slots=True, repr=False)
 class _Line:
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
-    stands: Kept | Missing | None = None
-    """What stands under the key, as far as the last one knew."""
+    __slots__ = ("stands", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.stands: Kept | Missing | None = None  # under the key, as far as the last one knew
 
 
 class SaveQueue:

@@ -39,7 +39,7 @@ Steps = Generator[Operation, Outcome, _T]
 _FACTS = ("created_at", "kept_until", "user_id", "authenticated_at", "max_age")
 
 
-@dataclass(slots=True, repr=False)  # no debugger, log or traceback shows what stands in it
+@dataclass(slots=True, repr=False, eq=False)  # no debugger, log or traceback shows what stands in it
 class Record:
     """A record as it stands in the store, as far as we know. `facts=None`: it is a stone."""
 

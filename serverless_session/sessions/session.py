@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serverless_session.deadline import Duration, seconds
@@ -54,14 +54,13 @@ class Changed(NamedTuple):
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What the app has asked for beside its changes: an ending, a new id, a login, and functions to run again."""
 
     ending: bool = False
     new_id: bool = False
     login: Login | None = None
-    changed: Mapping[str, Changed] = field(default_factory=dict)
+    changed: Mapping[str, Changed] = MappingProxyType({})
 
     def functions_for(self, data: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
         """Of the keys that still hold what functions made of them: what came after them counts more."""
@@ -153,8 +152,8 @@ class Session(dict[str, Any]):
         login = Login(str(user_id), kept, self._time())
         if self.user_id not in (None, login.user_id):
             self.clear()
-        self._asked = replace(self._asked, new_id=True, login=login)
-        self._facts = replace(self._facts, user_id=login.user_id, authenticated_at=login.at)
+        self._asked = self._asked._replace(new_id=True, login=login)
+        self._facts = self._facts._replace(user_id=login.user_id, authenticated_at=login.at)
 
     def logout(self) -> None:
         """End the session: its record is deleted and its cookie removed, and nothing brings it back.
@@ -172,7 +171,7 @@ class Session(dict[str, Any]):
         cookie can follow. If another request ended the session meanwhile, it stays ended and no cookie is set.
         """
         self.mark_modified()
-        self._asked = replace(self._asked, new_id=True)
+        self._asked = self._asked._replace(new_id=True)
 
     async def change(self, key: str, fn: Callable[[Any], Any]) -> Any:
         """Change the value under `key` by a function that may run again: for counters, stock, anything computed from
@@ -190,7 +189,7 @@ class Session(dict[str, Any]):
         functions = (*before.functions, fn) if before is not None and went_on else (fn,)
         self[key] = value
         changed = {**self._asked.changed, key: Changed(functions, copy.deepcopy(value))}
-        self._asked = replace(self._asked, changed=changed)
+        self._asked = self._asked._replace(changed=changed)
         return value
 
     async def save(self) -> bool:
@@ -232,7 +231,7 @@ class Session(dict[str, Any]):
         """Empty the session and end it, as `logout()`."""
         self.mark_modified()
         self._asked = Asked(ending=True)
-        self._facts = replace(self._facts, user_id=None, authenticated_at=None)
+        self._facts = self._facts._replace(user_id=None, authenticated_at=None)
         super().clear()
 
     def pop(self, key: str, *default: Any) -> Any:
@@ -290,7 +289,7 @@ class Session(dict[str, Any]):
             for key, before in self._asked.changed.items()
             if key in again and key in data
         }
-        self._asked = replace(self._asked, changed=changed)
+        self._asked = self._asked._replace(changed=changed)
 
     def _kept_by(self) -> Keeper:
         if self._keeper is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from serverless_session.errors import ConfigurationError
 from serverless_session.sessions.cookie import CookieSettings
@@ -17,8 +16,7 @@ OnStoreFailure = Literal["503", "anonymous", "raise"]
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings of one `SessionMiddleware`."""
 
     cookie: CookieSettings
@@ -28,15 +26,6 @@ class Settings:
     exempt: ExemptPaths
     allowed_origins: Collection[bytes]
     on_store_failure: OnStoreFailure
-
-    def __post_init__(self) -> None:
-        if self.on_store_failure not in ("503", "anonymous", "raise"):
-            raise ConfigurationError(
-                "bad-on-store-failure",
-                "what is to happen when the store fails is unknown",
-                looked_at="on_store_failure=",
-                mend='"503" (the default), "anonymous" or "raise"',
-            )
 
 
 class ExemptPaths:
@@ -93,4 +82,15 @@ def checked_on_conflict(given: str) -> bool:
         "what is to happen when two requests change the same is unknown",
         looked_at="on_conflict=",
         mend='"merge" (the default) or "error"',
+    )
+
+
+def checked_on_store_failure(given: OnStoreFailure) -> OnStoreFailure:
+    if given in ("503", "anonymous", "raise"):
+        return given
+    raise ConfigurationError(
+        "bad-on-store-failure",
+        "what is to happen when the store fails is unknown",
+        looked_at="on_store_failure=",
+        mend='"503" (the default), "anonymous" or "raise"',
     )

@@ -5,7 +5,7 @@ tests in `test_lifecycle` are these; `python -m tests.sessions.scenarios` prints
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from serverless_session.sessions.lifecycle import Rules, Visit
@@ -182,7 +182,7 @@ class Scenario:
 
 class _CookieAtEveryChange(Lifetime):
     def used(self, facts: Facts, now: float, *, changed: bool) -> Facts:
-        return replace(facts, kept_until=now + LIFE + 0.001) if changed else facts
+        return facts._replace(kept_until=now + LIFE + 0.001) if changed else facts
 
 
 ANN = {"user": "ann"}
