@@ -47,7 +47,8 @@ class SaveQueue:
         called = place[0].create_future()
         line.waiting.append(called)
         try:
-            await asyncio.wait_for(called, patience)
+            async with asyncio.timeout(patience):  # unlike `wait_for` of Python 3.11, it swallows no cancellation
+                await called
         except TimeoutError:
             if not called.done() or called.cancelled():
                 return Turn(self, place, None, clock)
@@ -79,6 +80,8 @@ class Turn:
         """What the store would answer for all we know, where that is a refusal; None: it has to be asked."""
         stands = self._line.stands if self._line is not None and operation.key == self._place[1] else None
         if stands is None or not isinstance(operation, Write | Delete) or stands.meets(operation.expect):
+            return None
+        if isinstance(operation, Write) and stands.meets(operation.version):  # sent again: it stands already
             return None
         if isinstance(stands, Kept) and stands.ends_at <= self._clock.time():
             return None
