@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
-from serverless_session.deadline import within
+from serverless_session.deadline import time_left, within
 from serverless_session.errors import (
     SessionConflict,
     SessionError,
@@ -278,7 +278,7 @@ class Answer:
         key, shared = self._visit.standing_key, self._shared
         if key is None:
             return await self._perform(operation, steps)
-        turn = await self._queue.turn(key, shared.clock, patience=shared.timeout)
+        turn = await self._queue.turn(key, shared.clock, patience=time_left(shared.timeout))
         try:
             return await self._perform(operation, steps, turn)
         finally:

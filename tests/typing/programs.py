@@ -22,6 +22,7 @@ from serverless_session import (
     SharedState,
     load_session,
     open_store,
+    sum_of_changes,
 )
 from serverless_session.codec import KeyRing, Serializer
 from serverless_session.errors import ConfigurationError, StoreTimeout, StoreUnavailable, ValueTooLarge, WriteUncertain
@@ -72,9 +73,13 @@ class Login(BaseModel):
 
 @api.post("/login")
 async def login(session: CurrentSession, form: Login) -> None:
+    session.login(form.name, max_age=timedelta(days=30))
+    session.login(7)
     session.regenerate()
-    session["user"] = form.name
+    assert_type(session.user_id, str | None)
     assert_type(session.created_at, datetime)
+    assert_type(session.authenticated_within(timedelta(minutes=10)), bool)
+    await session.change("visits", lambda visits: (visits or 0) + 1)
     assert_type(session.is_new, bool)
 
 
@@ -84,7 +89,31 @@ async def logout(session: CurrentSession) -> None:
 
 
 async def chat(websocket: WebSocket) -> None:
-    assert_type(await load_session(websocket), Session)
+    session = await load_session(websocket)
+    assert_type(session, Session)
+    assert_type(await session.save(), bool)
+    assert_type(await session.reload(), bool)
+
+
+def longest(base: list[str] | None, mine: list[str], theirs: list[str]) -> list[str]:
+    return max(mine, theirs, key=len)
+
+
+api.add_middleware(
+    SessionMiddleware,
+    shared=shared,
+    rolling=True,
+    idle_timeout=timedelta(minutes=30),
+    absolute_timeout=43_200,
+    lazy=True,
+    exempt=["/healthz", "/static/*"],
+    merge={"visits": sum_of_changes, "names": longest},
+    together=[("tenant", "role")],
+    on_conflict="error",
+    max_session_bytes=10_000,
+    allowed_origins=["https://app.example.com"],
+    on_store_failure="anonymous",
+)
 
 
 # 10 environments
