@@ -27,6 +27,7 @@ from serverless_session.errors import (
 from serverless_session.events import tell
 from serverless_session.sessions.headers import Headers, private, uncacheable, with_vary_cookie
 from serverless_session.sessions.lifecycle import CookieChange, Visit
+from serverless_session.sessions.loading import NotLoaded
 from serverless_session.sessions.session import Session
 
 if TYPE_CHECKING:
@@ -171,8 +172,12 @@ class Answer:
 
     def _headers(self, headers: Headers, change: CookieChange) -> Headers:
         session, settings = self._visit.session, self._settings
+        standing = self._scope.get("session")
         headers = settings.foreign.outwards(
-            headers, came_in=self._foreign_came_in, tell=lambda: tell("session.foreign_cookie")
+            headers,
+            came_in=self._foreign_came_in,
+            replaced=standing is not session and not isinstance(standing, NotLoaded),
+            tell=lambda: tell("session.foreign_cookie"),
         )
         if session.accessed:
             headers = with_vary_cookie(headers)

@@ -5,7 +5,9 @@ the same name and path as ours. A browser has one place for the two, so each log
 such a part sets goes out as `NAME-nested`, and comes back in to it under the name that it knows.
 
 Whose a Set-Cookie is, we know: ours is added after the app has spoken. A removal by an app whose request brought no
-such second cookie can only mean ours, and is left as it is.
+such second cookie can only mean ours, and is left as it is. Where it brought one, a removal means that, if another
+session stands in the place of ours by then; else it may mean either, and both are removed: a logout that logs out of
+too much is the smaller mistake.
 """
 
 from __future__ import annotations
@@ -47,15 +49,23 @@ class ForeignCookies:
                 kept.append(pair)
         return b";".join(kept).lstrip(_BLANK)
 
-    def outwards(self, headers: Headers, *, came_in: bool, tell: Callable[[], None]) -> Headers:
-        """The app's response headers with its cookie of our name under the other one; `tell` is called for it."""
+    def outwards(self, headers: Headers, *, came_in: bool, replaced: bool, tell: Callable[[], None]) -> Headers:
+        """The app's response headers with its cookie of our name under the other one; `tell` is called for it.
+
+        `replaced`: another session stands in the place of ours.
+        """
         sent: Headers = []
         for name, content in headers:
-            if name.lower() == b"set-cookie" and content.partition(b"=")[0].strip(_BLANK) == self._name:
-                tell()
-                if came_in or not _removes(content):
-                    content = self._away + b"=" + content.partition(b"=")[2]
-            sent.append((name, content))
+            its_name, _, rest = content.partition(b"=")
+            if name.lower() == b"set-cookie" and its_name.strip(_BLANK) == self._name:
+                removes = _removes(rest)
+                if removes and not (came_in and replaced):
+                    sent.append((name, content))
+                if came_in or not removes:
+                    tell()
+                    sent.append((name, self._away + b"=" + rest))
+            else:
+                sent.append((name, content))
         return sent
 
 
