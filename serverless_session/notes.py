@@ -15,14 +15,16 @@ _PLACE: Final = "serverless_session"
 class RequestNotes:
     """`live_session`: the request came with a session, so its answer is one visitor's unless the app says otherwise.
 
-    `sessions`: what stands in `scope["session"]`, by the name and path of the cookie that it goes by.
+    `sessions`: what stands in `scope["session"]`, by the name and path of the cookie that it goes by. `taken`: the
+    secrets of the ids that the request's cookies carry, as far as a session middleware has looked at them.
     """
 
-    __slots__ = ("live_session", "sessions")
+    __slots__ = ("live_session", "sessions", "taken")
 
     def __init__(self) -> None:
         self.live_session = False
         self.sessions: dict[tuple[str, str], Any] = {}
+        self.taken: set[bytes] = set()
 
 
 def notes_of(scope: MutableMapping[str, Any]) -> RequestNotes:

@@ -41,6 +41,7 @@ from serverless_session.shared import SharedState
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from serverless_session.notes import RequestNotes
     from serverless_session.records.records import Records
     from serverless_session.stores.contract import Store
 
@@ -174,16 +175,17 @@ class SessionMiddleware:
             return
         visit = Visit(records, self._ids.new, settings.rules)
         answer = Answer(settings, self._shared, records, self._queue, visit, notes, scope, send)
+        session_id = self._id_of(scope, notes)
+        if settings.foreign.came_in(scope["headers"]):
+            answer.foreign_cookie_came_in()
+            scope["headers"] = settings.foreign.inwards(scope["headers"])
         if settings.exempt and path_of(scope) in settings.exempt:
             scope["session"] = NotLoaded(None)
         elif scope["type"] == "websocket" and not from_own_page(scope["headers"], settings.allowed_origins):
             tell("session.foreign_page")
             scope["session"] = Session()  # seen by nobody else, and saved by nobody
         else:
-            load = partial(answer.load, self._id_of(scope))
-            if settings.foreign.came_in(scope["headers"]):
-                answer.foreign_cookie_came_in()
-                scope["headers"] = settings.foreign.inwards(scope["headers"])
+            load = partial(answer.load, session_id)
             if settings.lazy:
                 scope["session"] = NotLoaded(load)
             else:
@@ -211,12 +213,16 @@ class SessionMiddleware:
         else:
             await answer.finish()
 
-    def _id_of(self, scope: Scope) -> SessionId | None:
-        """The one genuine id that the request carries; several different ones count as none."""
+    def _id_of(self, scope: Scope, notes: RequestNotes) -> SessionId | None:
+        """The one genuine id that the request carries; several different ones count as none.
+
+        One that another of ours around us has taken, whose cookie has our name and another path, is not ours.
+        """
         values = set(cookie_values(scope["headers"], self._settings.cookie.name.encode()))
-        genuine = [found for found in map(self._ids.recognise, values) if found is not None]
+        genuine = [found for found in map(self._ids.recognise, values) if found and found.secret not in notes.taken]
         if len(genuine) > 1:
             tell("session.several_ids")
+        notes.taken |= {found.secret for found in genuine}
         return genuine[0] if len(genuine) == 1 else None
 
 
