@@ -89,6 +89,12 @@ class Answer:
             self._loading = asyncio.Lock()
         async with self._loading:
             if not self._loaded:
+                if self._started and self._scope["type"] == "http":
+                    raise SessionNotLoaded(
+                        "session-too-late",
+                        "a session was to be loaded after the response had started: a shared cache may keep that page",
+                        mend="await load_session(request) before the response starts",
+                    )
                 await self._load(session_id)
         return self._visit.session
 
