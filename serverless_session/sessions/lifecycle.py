@@ -18,7 +18,7 @@ Rules, each a compare-and-set on the record's version:
    stone that says so and names only the session of that.
 2. A new id: first the new record is written, then the old one becomes a *stone*, which names its successors and lives
    as long as the longest request. If the old one was ended in between, the new one is taken back. So whichever of
-   ending and new id comes last sees the other.
+   ending and new id comes last sees the other. Two new ids at once live on as siblings (`family`).
 3. A change that meets another change is merged with it (`merge`); one that meets a stone, or nothing, is dropped. But
    what it deleted is deleted on the stone, for who adds a successor later, and then in the successors: a logout may be
    written as a deletion. Nothing else crosses a new id, in neither direction: who has only the old one may be anybody.
@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from serverless_session.errors import SessionConflict, SessionTooLarge, StoreError, StoreUnavailable
 from serverless_session.sessions.cookie import SessionId
+from serverless_session.sessions.family import delete_in, delete_in_all, end_all, end_record, join, siblings_of, union
 from serverless_session.sessions.lifetime import Facts, Lifetime
 from serverless_session.sessions.merge import NO_RULES, MergeRules, deleted_paths, merge, without
 from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, pack_session, pack_stone
@@ -43,7 +44,6 @@ from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
     ABSENT,
     Delete,
-    Deleted,
     Expected,
     Read,
     Write,
@@ -199,8 +199,8 @@ class Visit:
         session = self.session
         if asked.ending and not asked.new_id and not session:
             return (yield from self._end())
-        if self._state is not _State.LIVE and not session and asked.login is None:
-            return CookieChange.KEEP  # a new id for nothing, and there was nothing
+        if self._nothing_to_move(asked):
+            return CookieChange.KEEP
         if asked.ending or asked.new_id or self._state is _State.NOTHING:
             return (yield from self._move(asked, now))
         mine = self._pack(self._facts, session)
@@ -215,38 +215,20 @@ class Visit:
         self._seen = mine
         return change
 
+    def _nothing_to_move(self, asked: Asked) -> bool:
+        """A new id for nothing, where there was nothing: its cookie could throw a successor's away."""
+        return self._state is not _State.LIVE and not self.session and asked.login is None
+
     # --- endings ------------------------------------------------------------------------------------------------------
 
     def _end(self) -> Steps[CookieChange]:
         ended = False
         if self._standing is not None and self._state in (_State.LIVE, _State.MOVED):
-            ended = yield from self._end_record(self._standing)
+            ended = yield from end_record(self._vault, self._standing)
         if self._state is not _State.NOTHING:
             self._state = _State.GONE
         self._seen = None
         return CookieChange.REMOVE if ended else CookieChange.KEEP
-
-    def _end_record(self, record: Record) -> Steps[bool]:
-        """Delete a record by version, a stone after its successors. True: something live was ended."""
-        ended = False
-        while True:
-            ended |= yield from self._end_successors(record.successors)
-            answer = yield from ask(self._vault, Delete(record.key, expect=record.version))
-            match answer:
-                case Deleted():
-                    return ended or record.facts is not None
-                case Record():
-                    record = answer
-                case _:
-                    return ended
-
-    def _end_successors(self, keys: Sequence[str]) -> Steps[bool]:
-        ended = False
-        for key in keys:
-            found = yield from ask(self._vault, Read(key))
-            if isinstance(found, Record):
-                ended |= yield from self._end_record(found)
-        return ended
 
     # --- a new id -----------------------------------------------------------------------------------------------------
 
@@ -297,29 +279,46 @@ class Visit:
         while True:
             successors, left = list(old.successors), without(data_of(self._vault, old.packed), deleted)
             if not carry:  # an ending, which what was written after it outlives, but nothing else
-                yield from self._end_successors(successors)
+                yield from end_all(self._vault, [*successors, *siblings_of(old)])
                 successors, left = [], {}
             stone = pack_stone(self._vault, [*successors, new.key], left, ended=old.ended or not carry)
             write = Write(old.key, stone, ttl=ttl, version=new_version(), expect=old.version)
             answer = yield from ask(self._vault, write)
             match answer:
+                case Written() if carry and self._state is _State.LIVE:
+                    return (yield from self._joined(successors, new, now))
                 case Written():
                     return True
                 case Record() if carry and answer.ended and self._state is _State.LIVE:
-                    yield from ask(self._vault, Delete(new.key, expect=new.version))
-                    return False
+                    return (yield from self._taken_back(new))
                 case Record():
                     old = answer
                     if carry and self._state is _State.LIVE and new.facts is not None:
+                        siblings = union(siblings_of(new), siblings_of(old), old.successors)
+                        new.facts = new.facts._replace(siblings=siblings)
                         packed = self._fitting(new.facts, self._with_what_stands(mine, old, asked), old)
-                        if packed != new.packed:
-                            expected, new.packed, new.version = new.version, packed, new_version()
-                            yield from self._put(new, expected, now)
+                        yield from self._put_again(new, packed, now)
                 case _ if not carry or self._state is _State.MOVED:
                     return True  # there is nothing left that an ending of it would have to reach
                 case _:
-                    yield from ask(self._vault, Delete(new.key, expect=new.version))
-                    return False
+                    return (yield from self._taken_back(new))
+
+    def _joined(self, siblings: Sequence[str], new: Record, now: float) -> Steps[bool]:
+        """Let what others have made of the old id at the same time name the new one. False: that has ended already."""
+        assert new.facts is not None
+        base = {} if self._seen is None else data_of(self._vault, self._seen)
+        for key in siblings:
+            held = yield from join(self._vault, key, new.key, now)
+            if held is None:
+                return (yield from self._taken_back(new))
+            paths = [path for data in held for path in deleted_paths(base, data)]
+            left = without(data_of(self._vault, new.packed), paths)
+            yield from self._put_again(new, self._pack(new.facts, left), now)
+        return True
+
+    def _taken_back(self, new: Record) -> Steps[bool]:
+        yield from ask(self._vault, Delete(new.key, expect=new.version))
+        return False
 
     def _put(self, new: Record, expect: Expected, now: float) -> Steps[None]:
         """Write where nobody else can: under an id that only this request knows."""
@@ -327,6 +326,11 @@ class Visit:
         answer = yield from ask(self._vault, write)
         if not isinstance(answer, Written):
             raise StoreUnavailable("the store did not keep a record under a new id")
+
+    def _put_again(self, new: Record, packed: bytes, now: float) -> Steps[None]:
+        if packed != new.packed:
+            expected, new.packed, new.version = new.version, packed, new_version()
+            yield from self._put(new, expected, now)
 
     def _only_a_cookie(self, facts: Facts, now: float) -> CookieChange:
         """A life of no length: Starlette's expired cookie, once, and nothing is stored."""
@@ -355,6 +359,7 @@ class Visit:
             match answer:
                 case Written():
                     self._standing, self.session._ends = new, ends_at
+                    yield from self._delete_in_siblings(new, mine, now)
                     if not new.holds:
                         return CookieChange.REMOVE
                     return (
@@ -364,7 +369,8 @@ class Visit:
                     self._standing = standing = answer
                 case Record():  # a later ending must still find what the stone names
                     self._standing = answer
-                    yield from self._delete_elsewhere(answer, self._deleted(mine), now)
+                    if deleted := self._deleted(mine):
+                        yield from delete_in(self._vault, answer, deleted, now)
                     return self._drop(_State.MOVED)
                 case _:
                     return self._drop()
@@ -392,26 +398,9 @@ class Visit:
         base = {} if self._seen is None else data_of(self._vault, self._seen)
         return deleted_paths(base, data_of(self._vault, mine))
 
-    def _delete_elsewhere(self, record: Record, paths: list[list[str]], now: float) -> Steps[None]:
-        """What was deleted of a session that has a new id by now is deleted there too, and nothing else is changed."""
-        while paths and not record.ended:
-            left = without(data_of(self._vault, record.packed), paths)
-            if record.facts is None:
-                packed = pack_stone(self._vault, record.successors, left, ended=False)
-            else:
-                packed = self._pack(record.facts, left)
-            if packed == record.packed:
-                break
-            ttl = record.ends_at - now
-            write = Write(record.key, packed, ttl=ttl, version=new_version(), expect=record.version)
-            answer = yield from ask(self._vault, write)
-            if not isinstance(answer, Record):
-                break
-            record = answer
-        for key in record.successors if paths and not record.ended else ():
-            found = yield from ask(self._vault, Read(key))
-            if isinstance(found, Record):
-                yield from self._delete_elsewhere(found, paths, now)
+    def _delete_in_siblings(self, record: Record, mine: bytes, now: float) -> Steps[None]:
+        if siblings_of(record) and (deleted := self._deleted(mine)):
+            yield from delete_in_all(self._vault, siblings_of(record), deleted, now)
 
     # --- a use --------------------------------------------------------------------------------------------------------
 

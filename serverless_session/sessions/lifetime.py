@@ -17,6 +17,7 @@ the one of a login in another tab.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -39,6 +40,8 @@ class Facts(NamedTuple):  # a frozen dataclass would take 0.5 ms of a cold start
     authenticated_at: float | None = None
     max_age: float | None = None
     """Of this session alone, from `login(max_age=)`. None: the middleware's."""
+    siblings: Sequence[str] | None = None
+    """Keys of sessions that came of the same id at the same time: see `family`."""
 
 
 class Lifetime(NamedTuple):

@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 Steps = Generator[Operation, Outcome, _T]
 """Something that asks the store: it yields operations, is sent their outcomes, and never waits itself."""
 
-_FACTS = ("created_at", "kept_until", "user_id", "authenticated_at", "max_age")
+_FACTS = ("created_at", "kept_until", "user_id", "authenticated_at", "max_age", "siblings")
 
 
 @dataclass(slots=True, repr=False, eq=False)  # no debugger, log or traceback shows what stands in it

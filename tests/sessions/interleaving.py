@@ -50,7 +50,7 @@ class World:
     jar: SessionId | None = None
     fault: Fault | None = None
     fails_at: int = 0
-    """The number of the operation, from 1 on, that fails."""
+    """The number of the operation, from 1 on, that fails; 0: the next one, and each after it."""
     operations: int = 0
     events: list[str] = field(default_factory=list)
     set_cookies: list[SessionId] = field(default_factory=list)
@@ -58,6 +58,7 @@ class World:
     """What was answered as done; the answer to anything else was an error."""
 
     def __post_init__(self) -> None:
+        self._known: set[str] = set()
         self.clock = ManualClock(1_000_000.0)
         self.shared = SharedState(MemoryStore(clock=self.clock), secret_key=SECRET, clock=self.clock)
         self.records: Records = self.shared.records("session")
@@ -70,9 +71,9 @@ class World:
     def _request(self, app: App, cookie: SessionId | None) -> Request:
         visit = self.visit(self.records, self.ids.new, self.rules)
         try:
-            yield from self._steps(visit.load(cookie, now=self.clock.time()))
+            yield from self.steps(visit.load(cookie, now=self.clock.time()))
             app(visit.session)
-            answer = yield from self._steps(visit.save(now=self.clock.time()))
+            answer = yield from self.steps(visit.save(now=self.clock.time()))
         except StoreError:
             return
         self.confirmed.append(app)
@@ -85,19 +86,23 @@ class World:
         elif answer is CookieChange.REMOVE:
             self.jar = None
 
-    def _steps(self, steps: Steps[_T]) -> Generator[None, None, _T]:
+    def steps(self, steps: Steps[_T]) -> Generator[None, None, _T]:
+        """A part of a visit: it stops before each of its operations that another visit could meet."""
         try:
             operation = next(steps)
             while True:
-                yield
-                operation = steps.send(self._outcome(operation))
+                if operation.key in self._known:  # what happens under a key that nobody else knows may come at any time
+                    yield
+                self._known.add(operation.key)
+                operation = steps.send(self.perform(operation))
         except StopIteration as stop:
             result: _T = stop.value
             return result
 
-    def _outcome(self, operation: Operation) -> Outcome:
+    def perform(self, operation: Operation) -> Outcome:
+        """What the store does with an operation, or fails to do."""
         self.operations += 1
-        fault = self.fault if self.operations == self.fails_at else None
+        fault = self.fault if self.fails_at in (0, self.operations) else None
         if fault is Fault.REFUSED:
             return Failed(StoreUnavailable("it is down"))
         if fault is Fault.NOT_DONE:
@@ -117,7 +122,7 @@ class World:
 
     def run(self, steps: Steps[_T]) -> _T:
         """A part of a visit, from its first operation to its last."""
-        stepping = self._steps(steps)
+        stepping = self.steps(steps)
         while True:
             try:
                 next(stepping)

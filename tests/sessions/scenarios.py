@@ -112,6 +112,8 @@ class Scenario:
 
     `loaded`: all have loaded the session before the first of them goes on; where there are three, every order of the
     loads as well would take minutes. `passes`: seconds that pass at one of the steps. `waited`: before the first.
+    `slow`: a request that has loaded the session, and goes on when another one has been answered, which did `answered`;
+    the apps' requests are sent with the cookie of that.
     """
 
     name: str
@@ -123,23 +125,30 @@ class Scenario:
     passes: float = 0.0
     waited: float = 0.0
     rules: Rules = RULES
+    slow: App | None = None
+    answered: App = look
     at_least: int = field(default=20, kw_only=True)
 
-    def begin(self, wording: type[Visit] | Rules = Visit, fault: Fault | None = None, at: int = 0) -> World:
+    def begin(self, wording: type[Visit] | Rules = Visit) -> World:
         world = World(rules=wording if isinstance(wording, Rules) else self.rules)
         world.alone(lambda session: session.update(self.data))
         world.clock.advance(self.waited)
         world.confirmed.clear()
         world.visit = Visit if isinstance(wording, Rules) else wording
-        world.operations, world.fails_at, world.fault = 0, at, fault
         return world
 
     def requests(self, world: World) -> list[Request]:
+        running = []
+        if self.slow is not None:
+            running.append(world.request(self.slow))
+            next(running[0])
+            next(running[0])
+            world.alone(self.answered)
         requests = [world.request(app) for app in self.apps]
         for request in requests if self.loaded else ():
             next(request)  # up to its load
             next(request)  # up to its first operation after it
-        return [*requests, world.passing(self.passes)] if self.passes else requests
+        return [*running, *requests, *([world.passing(self.passes)] if self.passes else [])]
 
     def count(self, wording: type[Visit] | Rules = Visit) -> tuple[int, int]:
         """How many orders there are, and in how many of them the outcome is broken."""
@@ -169,8 +178,10 @@ class Scenario:
                 reached = False
 
                 def begin(fault: Fault = fault, at: int = at) -> tuple[World, list[Request]]:
-                    world = self.begin(Visit, fault, at + (len(self.apps) if self.loaded else 0))
-                    return world, self.requests(world)
+                    world = self.begin()
+                    requests = self.requests(world)
+                    world.operations, world.fails_at, world.fault = 0, at, fault
+                    return world, requests
 
                 for world in orders(begin):
                     reached |= world.operations >= world.fails_at
@@ -197,7 +208,7 @@ LOGOUT_AND_NEW_ID = Scenario(
     (logout, regenerate),
     logged_in_after(logout),
     (wordings.NoStone, wordings.NeverTakenBack),
-    at_least=100,
+    at_least=50,
 )
 LOGOUT_AND_LOGIN = Scenario(
     "logout, login by name (both loaded)",
@@ -232,7 +243,7 @@ FAREWELL_AND_NEW_ID = Scenario(
     (farewell, regenerate),
     logged_in_after(farewell),
     (wordings.OrdinaryStone,),
-    at_least=100,
+    at_least=50,
 )
 FAREWELL_NEW_ID_AND_CHANGE = Scenario(
     "farewell, new id, change (all loaded)",
@@ -241,7 +252,7 @@ FAREWELL_NEW_ID_AND_CHANGE = Scenario(
     logged_in_after(farewell),
     (wordings.OrdinaryStone,),
     loaded=True,
-    at_least=1000,
+    at_least=500,
 )
 FAREWELL_NEW_ID_AND_LOGOUT = Scenario(
     "farewell, new id, logout (all loaded)",
@@ -264,15 +275,15 @@ TWO_NEW_IDS = Scenario(
     ANN,
     (regenerate, regenerate),
     lambda world: len(world.confirmed) == 2 and world.content(world.jar) != ANN,
-    (wordings.EndsItsSiblings,),
-    at_least=100,
+    (wordings.EndsItsSiblings, wordings.CookieOfAnEmptySession),
+    at_least=50,
 )
 LOGIN_AND_CHANGE = Scenario(
     "login, change",
     {"cart": ["milk"]},
     (log_in, POLL),
     login_lost,
-    (wordings.BeginsAgain, Rules(lifetime=_CookieAtEveryChange(max_age=LIFE))),
+    (wordings.NewSessionInsteadOfADrop, Rules(lifetime=_CookieAtEveryChange(max_age=LIFE))),
     at_least=50,
 )
 POP_AND_CHANGE_INSIDE = Scenario(
@@ -296,7 +307,7 @@ POP_AND_TWO_NEW_IDS = Scenario(
     ANN | {"cart": []},
     (pop, regenerate, regenerate),
     logged_in_after(pop),
-    (wordings.DeletionStaysBehind, wordings.DeletionIsNotNoted),
+    (wordings.DeletionStaysBehind, wordings.DeletionIsNotNoted, wordings.StoneTellsNothing),
     loaded=True,
     at_least=1000,
 )
@@ -339,7 +350,7 @@ NEW_ID_AND_END_OF_LIFE = Scenario(
     lambda world: len(world.set_cookies) > 1 and "user" not in world.content(world.jar),
     passes=LIFE * 0.6,
     waited=LIFE * 0.5,
-    at_least=5,
+    at_least=4,
 )
 LOGOUT_AND_USE = Scenario(
     "logout, a use that prolongs",
@@ -349,6 +360,47 @@ LOGOUT_AND_USE = Scenario(
     (wordings.RenewsWhatIsGone,),
     waited=LIFE / 2,
     rules=ROLLING,
+)
+
+LOGOUT_OF_A_SIBLING = Scenario(
+    "logout with a new id, another new id",
+    ANN,
+    (logout,),
+    logged_in_after(logout),
+    (wordings.SiblingsDoNotJoin,),
+    slow=regenerate,
+    answered=regenerate,
+    at_least=100,
+)
+FAREWELL_OF_A_SIBLING = Scenario(
+    "farewell with a new id, another new id",
+    ANN,
+    (farewell,),
+    logged_in_after(farewell),
+    (wordings.SiblingsDoNotJoin,),
+    slow=regenerate,
+    answered=regenerate,
+    at_least=100,
+)
+POP_IN_A_SIBLING = Scenario(
+    "pop with a new id, another new id",
+    ANN | {"cart": []},
+    (pop,),
+    logged_in_after(pop),
+    (wordings.SiblingsDoNotJoin,),
+    slow=regenerate,
+    answered=regenerate,
+    at_least=100,
+)
+LOGOUT_OF_A_SIBLING_THAT_MOVES = Scenario(
+    "logout and new id with a new id, another new id",
+    ANN,
+    (logout, regenerate),
+    logged_in_after(logout),
+    (wordings.SiblingsDoNotJoin,),
+    slow=regenerate,
+    answered=regenerate,
+    at_least=500,
 )
 
 ALL = [scenario for scenario in globals().values() if isinstance(scenario, Scenario)]

@@ -62,6 +62,21 @@ def test_of_two_new_ids_the_browsers_is_alive() -> None:
     proven(scenarios.TWO_NEW_IDS)
 
 
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        scenarios.LOGOUT_OF_A_SIBLING,
+        scenarios.FAREWELL_OF_A_SIBLING,
+        scenarios.POP_IN_A_SIBLING,
+        scenarios.LOGOUT_OF_A_SIBLING_THAT_MOVES,
+    ],
+    ids=lambda scenario: scenario.name,
+)
+def test_of_two_new_ids_at_once_an_ending_ends_both(scenario: Scenario) -> None:
+    """THREATS 1: also one whose request was still running when the other's visitor logged out."""
+    proven(scenario)
+
+
 def test_a_logout_written_as_a_deletion_is_not_undone() -> None:
     """THREATS 2: `pop` against a change of something inside what was popped."""
     proven(scenarios.POP_AND_CHANGE_INSIDE)

@@ -1,14 +1,15 @@
 """Broken wordings of the rules: each is how sessions were, or could have been, written, and each must be caught."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from serverless_session.sessions import lifecycle
-from serverless_session.sessions.lifecycle import CookieChange, Visit
+from serverless_session.sessions.lifecycle import CookieChange, Visit, _State
 from serverless_session.sessions.merge import Merged
-from serverless_session.sessions.record import Record, Steps, ask
+from serverless_session.sessions.record import Record, Steps, ask, data_of
 from serverless_session.sessions.session import Asked
-from serverless_session.stores import ABSENT, Conflict, Delete, Outcome, Read, Write, new_version
+from serverless_session.stores import ABSENT, ANYTHING, Conflict, Delete, Outcome, Write, Written, new_version
 
 
 class NeverTakenBack(Visit):
@@ -30,17 +31,17 @@ class NeverTakenBack(Visit):
 class EndingLeavesStones(Visit):
     """An ending that meets a stone ends its successors, and leaves the stone to name one more."""
 
-    def _end_record(self, record: Record) -> Steps[bool]:
-        steps = super()._end_record(record)
+    def _end(self) -> Steps[CookieChange]:
+        steps = super()._end()
         outcome: Outcome | None = None
         stones: set[str] = set()
         while True:
             try:
                 operation = steps.send(outcome) if outcome is not None else next(steps)
-            except StopIteration as stop:
-                return bool(stop.value)
+            except StopIteration:
+                return CookieChange.REMOVE
             if isinstance(operation, Delete) and operation.key in stones:
-                return True
+                return CookieChange.REMOVE
             outcome = yield operation
             if isinstance(outcome, Conflict):
                 stones.add(operation.key)
@@ -68,12 +69,51 @@ class EndsItsSiblings(Visit):
         return super()._leave_stone(old, new, mine, Asked(ending=True), now)
 
 
-class BeginsAgain(Visit):
-    """Who finds no session to save to begins one, with a cookie, as most session middleware does."""
+class NewSessionInsteadOfADrop(Visit):
+    """A change whose session has moved begins a session of its own, with a cookie."""
 
-    def _drop(self, state: Any = None) -> CookieChange:
-        self.id = self._new_id()
-        return self._set(self._facts, 0.0)
+    def _drop(self, state: _State = _State.GONE) -> CookieChange:
+        self._moved_away = True
+        return super()._drop(state)
+
+    def _write(self, mine: bytes, asked: Asked, now: float, *, late: bool) -> Steps[CookieChange]:
+        self._moved_away = False
+        change = yield from super()._write(mine, asked, now, late=late)
+        if self._moved_away:
+            self._standing = None
+            change = yield from self._move(asked, now)
+        return change
+
+
+class LastWriteWins(Visit):
+    """A change is written over whatever stands there, as most session stores do."""
+
+    def _write(self, mine: bytes, asked: Asked, now: float, *, late: bool) -> Steps[CookieChange]:
+        steps = super()._write(mine, asked, now, late=late)
+        outcome: Outcome | None = None
+        while True:
+            try:
+                operation = steps.send(outcome) if outcome is not None else next(steps)
+            except StopIteration as stop:
+                change: CookieChange = stop.value
+                return change
+            outcome = yield replace(operation, expect=ANYTHING) if isinstance(operation, Write) else operation
+
+
+class CookieOfAnEmptySession(Visit):
+    """A new id that finds only a stone is given to an empty session."""
+
+    def _nothing_to_move(self, asked: Asked) -> bool:
+        return False
+
+
+class StoneTellsNothing(Visit):
+    """A new id that meets another's stone goes by what its own request had loaded."""
+
+    def _with_what_stands(self, mine: bytes, standing: Record, asked: Asked) -> dict[str, Any]:
+        if standing.facts is None:
+            return data_of(self._vault, mine)
+        return super()._with_what_stands(mine, standing, asked)
 
 
 class DeletionStaysBehind(Visit):
@@ -86,14 +126,26 @@ class DeletionStaysBehind(Visit):
 class DeletionIsNotNoted(Visit):
     """What was deleted of a session that moved is deleted where it has gone by now, and who comes later never knows."""
 
-    def _delete_elsewhere(self, record: Record, paths: list[list[str]], now: float) -> Steps[None]:
-        if record.facts is None:
-            for key in record.successors if not record.ended else ():
-                found = yield from ask(self._vault, Read(key))
-                if isinstance(found, Record):
-                    yield from self._delete_elsewhere(found, paths, now)
-        else:
-            yield from super()._delete_elsewhere(record, paths, now)
+    def _write(self, mine: bytes, asked: Asked, now: float, *, late: bool) -> Steps[CookieChange]:
+        steps = super()._write(mine, asked, now, late=late)
+        outcome: Outcome | None = None
+        while True:
+            try:
+                operation = steps.send(outcome) if outcome is not None else next(steps)
+            except StopIteration as stop:
+                change: CookieChange = stop.value
+                return change
+            standing = self._standing
+            on_a_stone = standing is not None and standing.facts is None and operation.key == standing.key
+            outcome = Written() if on_a_stone else (yield operation)
+
+
+class SiblingsDoNotJoin(Visit):
+    """Two new ids at once know nothing of each other."""
+
+    def _joined(self, siblings: Sequence[str], new: Record, now: float) -> Steps[bool]:
+        yield from ()
+        return True
 
 
 class _Merging(Visit):
@@ -132,7 +184,7 @@ class Resurrects(Visit):
 
     def _write(self, mine: bytes, asked: Asked, now: float, *, late: bool) -> Steps[CookieChange]:
         change = yield from super()._write(mine, asked, now, late=late)
-        if self._state is lifecycle._State.GONE and self._standing is not None:
+        if self._state is _State.GONE and self._standing is not None:
             again = Write(self._standing.key, mine, ttl=100, version=new_version(), expect=ABSENT)
             yield from ask(self._vault, again)
         return change
@@ -143,7 +195,7 @@ class RenewsWhatIsGone(Visit):
 
     def _renew(self, now: float, *, late: bool) -> Steps[CookieChange]:
         change = yield from super()._renew(now, late=late)
-        if self._state is lifecycle._State.GONE and self._standing is not None:
+        if self._state is _State.GONE and self._standing is not None:
             again = Write(self._standing.key, self._standing.packed, ttl=100, version=new_version(), expect=ABSENT)
             yield from ask(self._vault, again)
         return change
