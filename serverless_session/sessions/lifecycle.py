@@ -6,7 +6,8 @@ So a test can run the steps of several visits in every order.
 
 Where a visit stands:
 
-    NOTHING   no cookie, or one whose record is not there    -> what is written begins a session with a new id
+    NOTHING   no cookie, one whose record is not there,      -> what is written begins a session with a new id
+              or we have ended it
     LIVE      the record was loaded                          -> changes are written by compare-and-set, or merged
     MOVED     a stone was found: the session has a new id    -> plain changes are dropped, no cookie is touched
     GONE      it was ended, moved or forgotten while we ran  -> the same
@@ -180,7 +181,8 @@ class Visit:
         asked = self.session._take_asked()
         try:
             change = yield from self._save(asked, now, late=late)
-            self._removed |= change is CookieChange.REMOVE
+            if change is not CookieChange.KEEP and not late:
+                self._removed = change is CookieChange.REMOVE
             return change
         except BaseException:
             self.session._ask_again(asked)
@@ -225,9 +227,7 @@ class Visit:
         ended = False
         if self._standing is not None and self._state in (_State.LIVE, _State.MOVED):
             ended = yield from end_record(self._vault, self._standing)
-        if self._state is not _State.NOTHING:
-            self._state = _State.GONE
-        self._seen = None
+        self._state, self._seen = _State.NOTHING, None  # what is written after it begins a session
         return CookieChange.REMOVE if ended else CookieChange.KEEP
 
     # --- a new id -----------------------------------------------------------------------------------------------------
