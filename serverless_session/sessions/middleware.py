@@ -12,6 +12,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
+
 from serverless_session.codec.keys import SecretKey
 from serverless_session.deadline import Duration
 from serverless_session.errors import ConfigurationError, StoreError, UnreadableValue
@@ -202,6 +205,9 @@ class SessionMiddleware:
     async def _answered(self, answer: Answer, scope: Scope, receive: Receive) -> None:
         try:
             await self.app(scope, receive, answer.send)
+        except (ClientDisconnect, WebSocketDisconnect):  # no failure of the app, which may or may not have caught it
+            await answer.finish()
+            raise
         except (StoreError, UnreadableValue) as error:
             if not answer.refuses(error):
                 await answer.end_only()
