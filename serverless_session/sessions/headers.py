@@ -50,13 +50,11 @@ def from_own_page(headers: Sequence[tuple[bytes, bytes]], allowed_origins: Colle
     """Does the request come from no page at all, from one of the host that it is sent to, or from an allowed origin?
 
     A page of another host may open a WebSocket with the visitor's cookie. The scheme is not compared with ours: behind
-    a proxy it is another one. `Origin: null` is a foreign page.
+    a proxy it is another one. `Origin: null` is a foreign page, and so is one of several origins that is.
     """
-    named = dict(headers)
-    origin, host = named.get(b"origin"), named.get(b"host")
-    if origin is None or origin.lower() in allowed_origins:
-        return True
-    return host is not None and origin.partition(b"://")[2].lower() == host.lower()
+    host = dict(headers).get(b"host", b"").lower()
+    origins = [value.lower() for name, value in headers if name == b"origin"]
+    return all(origin in allowed_origins or (host and origin.partition(b"://")[2] == host) for origin in origins)
 
 
 def path_of(scope: Mapping[str, Any]) -> str:
