@@ -78,7 +78,7 @@ class Shop:
         keys = {operation.key for operation in self.store.operations}
         found = [(await records.perform(Read(key)))[0] for key in sorted(keys)]
         unpacked = [records.unpack(kept.value) for kept in found if hasattr(kept, "value")]
-        return [content["data"] for content in unpacked if "data" in content]
+        return [content["data"] for content in unpacked if "moved_to" not in content]
 
 
 async def cancelled_after(steps: int, task: "asyncio.Task[Said]", *, again: bool) -> bool:
