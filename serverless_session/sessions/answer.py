@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+Failure = StoreError | UnreadableValue | SessionConflict
+"""What is answered in place of the app, unless something has left already."""
+
 CALLS_OF_A_SAVE: Final = 10
 """A save makes several calls (conflicts, a new id); all of them together may take this many shared time-outs."""
 
@@ -72,7 +75,8 @@ class Answer:
         self._send = send
         self._loading: asyncio.Lock | None = None
         self._loaded = False
-        self._failure: StoreError | None = None  # of the load
+        self._failure: StoreError | UnreadableValue | None = None  # of the load
+        self._raised: Exception | None = None  # into the app, by a save or a reload that it asked for
         self._foreign_came_in = False
         self._owed = CookieChange.KEEP  # by a save that the app asked for before the response started
         self._started = False
@@ -84,11 +88,13 @@ class Answer:
         self._foreign_came_in = True
 
     async def load(self, session_id: SessionId | None) -> Session:
-        """Load the session, once for all who ask. Raises what the store raises; `refuses` then tells what to do."""
+        """Load the session, once for all who ask. Raises what the store raises; `answers` then tells what to do."""
         if self._loading is None:
             self._loading = asyncio.Lock()
         async with self._loading:
             if not self._loaded:
+                if self._failure is not None:
+                    raise self._failure
                 if self._started and self._scope["type"] == "http":
                     raise SessionNotLoaded(
                         "session-too-late",
@@ -102,9 +108,9 @@ class Answer:
         visit, clock = self._visit, self._shared.clock
         try:
             await self._carry_out(visit.load(session_id, now=clock.time()))
-        except StoreError as error:
+        except (StoreError, UnreadableValue) as error:
             self._failure = error
-            if self._settings.on_store_failure != "anonymous":
+            if self._settings.on_store_failure != "anonymous" or isinstance(error, UnreadableValue):
                 raise
             tell("session.anonymous", {"error": error.code})
             visit.session._unavailable = error
@@ -112,10 +118,6 @@ class Answer:
         visit.session._time, visit.session._keeper = clock.time, self
         self._notes.live_session |= not visit.session.is_new
         self._notes.sessions[self._settings.cookie.slot] = visit.session
-
-    def refuses(self, error: BaseException) -> bool:
-        """Is this the store's failure, come back out of the app, and can a 503 still leave in place of its answer?"""
-        return error is self._failure and not self._started and self._settings.on_store_failure != "raise"
 
     # --- the answer goes out ------------------------------------------------------------------------------------------
 
@@ -154,6 +156,20 @@ class Answer:
                 await self._save(self._visit.end())
             except (StoreError, UnreadableValue) as error:
                 tell("session.ending_failed", {"error": error.code})
+
+    async def answers(self, error: Failure) -> bool:
+        """Answer a failure of ours that came back out of the app. False: it is none, or there is no answer to it."""
+        ours = error is self._failure or error is self._raised
+        return ours and not self._started and not self._refused and await self._answer_with(error)
+
+    async def _answer_with(self, error: Failure) -> bool:
+        if isinstance(error, SessionConflict):
+            await self._send_problem(409, "Another request has changed the same at the same time. Try again.", [])
+        elif self._settings.on_store_failure == "raise" or isinstance(error, ValueTooLarge):
+            return False  # too large: the store is well, this session is at fault, and so is the code that filled it
+        else:
+            await self.refuse(error)
+        return True
 
     async def refuse(self, error: StoreError | UnreadableValue) -> None:
         """503 in place of the app's answer; what else the app sends is dropped."""
@@ -223,11 +239,15 @@ class Answer:
         """`session.save()`: now. What it owes the browser goes with the start of the response."""
         if self._refused or self._failure is not None:
             return False
-        if self._started:
-            await self._save_late()
-        else:
-            change = await self._save(self._visit.save(now=self._shared.clock.time()))
-            self._owed = self._owed if change is CookieChange.KEEP else change
+        try:
+            if self._started:
+                await self._save_late()
+            else:
+                change = await self._save(self._visit.save(now=self._shared.clock.time()))
+                self._owed = self._owed if change is CookieChange.KEEP else change
+        except (StoreError, UnreadableValue, SessionConflict) as error:
+            self._raised = error
+            raise
         if self._visit.over:
             self._visit.forget()
         return not self._visit.over
@@ -236,19 +256,19 @@ class Answer:
         """`session.reload()`."""
         if self._refused or self._failure is not None:
             return False
-        return await self._carry_out(self._visit.reload())
+        try:
+            return await self._carry_out(self._visit.reload())
+        except (StoreError, UnreadableValue, SessionConflict) as error:
+            self._raised = error
+            raise
 
     async def _save_in_front(self) -> CookieChange | None:
         """Save before anything has left. None: it could not be, and an error has left in place of the answer."""
         try:
             change = await self._save(self._visit.save(now=self._shared.clock.time()))
-        except SessionConflict:
-            await self._send_problem(409, "Another request has changed the same at the same time. Try again.", [])
-            return None
-        except (StoreError, UnreadableValue) as error:
-            if self._settings.on_store_failure == "raise" or isinstance(error, ValueTooLarge):
-                raise  # too large: the store is well, this session is at fault, and so is the code that filled it
-            await self.refuse(error)
+        except (StoreError, UnreadableValue, SessionConflict) as error:
+            if not await self._answer_with(error):
+                raise
             return None
         self._started = True
         return self._owed if change is CookieChange.KEEP else change
@@ -265,12 +285,7 @@ class Answer:
     async def _save(self, steps: Steps[CookieChange]) -> CookieChange:
         if self._failure is not None:
             return CookieChange.KEEP
-        try:
-            return await self._carry_out(steps, as_saver=True)
-        finally:
-            for event, fields in self._visit.events:
-                tell(event, fields)
-            self._visit.events.clear()
+        return await self._carry_out(steps, as_saver=True)
 
     # --- the store is asked -------------------------------------------------------------------------------------------
 
@@ -281,9 +296,19 @@ class Answer:
         except StopIteration as stop:
             nothing_to_do: _T = stop.value
             return nothing_to_do
-        if as_saver:
-            return await _to_the_end(self._perform_in_turn(operation, steps))
-        return await self._perform(operation, steps)
+        finally:
+            self._tell_what_happened()
+        try:
+            if as_saver:
+                return await _to_the_end(self._perform_in_turn(operation, steps))
+            return await self._perform(operation, steps)
+        finally:
+            self._tell_what_happened()
+
+    def _tell_what_happened(self) -> None:
+        for event, fields in self._visit.events:
+            tell(event, fields)
+        self._visit.events.clear()
 
     async def _perform_in_turn(self, operation: Operation, steps: Steps[_T]) -> _T:
         key, shared = self._visit.standing_key, self._shared

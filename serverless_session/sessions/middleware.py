@@ -17,7 +17,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from serverless_session.codec.keys import SecretKey
 from serverless_session.deadline import Duration
-from serverless_session.errors import ConfigurationError, StoreError, UnreadableValue
+from serverless_session.errors import ConfigurationError, SessionConflict, StoreError, UnreadableValue
 from serverless_session.events import tell
 from serverless_session.notes import notes_of
 from serverless_session.sessions.answer import Answer
@@ -208,11 +208,10 @@ class SessionMiddleware:
         except (ClientDisconnect, WebSocketDisconnect):  # no failure of the app, which may or may not have caught it
             await answer.finish()
             raise
-        except (StoreError, UnreadableValue) as error:
-            if not answer.refuses(error):
+        except (StoreError, UnreadableValue, SessionConflict) as error:
+            if not await answer.answers(error):
                 await answer.end_only()
                 raise
-            await answer.refuse(error)
         except BaseException:
             await answer.end_only()
             raise
