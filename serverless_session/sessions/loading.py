@@ -6,7 +6,7 @@ empty one would tell an app, or `json.dumps`, that nobody is logged in.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import NoReturn
 
 from starlette.requests import HTTPConnection  # at run time too: FastAPI reads the annotation
@@ -18,8 +18,8 @@ from serverless_session.sessions.session import Session
 async def load_session(connection: HTTPConnection) -> Session:
     """The session of a request or WebSocket, typed. Also a FastAPI dependency: see `serverless_session.fastapi`.
 
-    Loads it where the middleware is `lazy`, once for all who ask; that raises `StoreError` where the store fails, and
-    is answered with 503 unless the app catches it. Raises `SessionNotLoaded` on `exempt` paths, and `SessionError`
+    Loads it where the middleware is `lazy`, once for all who ask; where that fails it raises `StoreError`, or
+    `UnreadableValue`, to all who ask, which is answered with 503 unless the app catches it. Raises `SessionNotLoaded` on `exempt` paths, and `SessionError`
     where no `SessionMiddleware` of this package stands around the app.
     """
     session = connection.scope.get("session")
@@ -65,5 +65,8 @@ class NotLoaded:
         )
 
     __getattr__ = __getitem__ = __setitem__ = __delitem__ = __iter__ = __len__ = __contains__ = __bool__ = _refuse
-    __eq__ = __ne__ = __or__ = __ror__ = __ior__ = __reversed__ = _refuse
+    __eq__ = __ne__ = __or__ = __ror__ = __ior__ = __reversed__ = __reduce_ex__ = _refuse
     __hash__ = None  # type: ignore[assignment]
+
+
+MutableMapping.register(NotLoaded)  # else `match` would pass by it without a word
