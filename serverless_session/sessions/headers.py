@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -61,5 +62,8 @@ def path_of(scope: Mapping[str, Any]) -> str:
     """The path as it was sent, undecoded, below the mount."""
     raw: bytes | None = scope.get("raw_path")
     path: str = scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] or "/" if root and path.startswith(root) else path
+    root: str = scope.get("root_path", "").rstrip("/")
+    for mount in (root, quote(root)) if root else ():
+        if (path + "/").startswith(mount + "/"):
+            return path[len(mount) :] or "/"
+    return path
