@@ -62,6 +62,13 @@ class MergeRules(NamedTuple):
                 mend='together=[("tenant", "role")]',
             )
         groups = tuple(frozenset(group) for group in together)
+        if not all(isinstance(key, str) for group in groups for key in group):
+            raise ConfigurationError(
+                "bad-together",
+                "a key of a session is a text",
+                looked_at="together=",
+                mend='together=[("tenant", "role")]',
+            )
         grouped = [key for group in groups for key in group]
         if len(set(grouped)) < len(grouped) or not strategies.keys().isdisjoint(grouped):
             raise ConfigurationError(

@@ -34,6 +34,7 @@ from serverless_session.sessions.settings import (
     ExemptPaths,
     OnStoreFailure,
     Settings,
+    check_switches,
     checked_on_conflict,
     checked_on_store_failure,
     checked_origins,
@@ -111,6 +112,7 @@ class SessionMiddleware:
         self._records: Records | None = None
         self._queue = SaveQueue()
         try:
+            check_switches(lazy=lazy, rolling=rolling, partitioned=partitioned)
             self._shared = _shared_of(shared, store, secret_key)
             self._settings = Settings(
                 cookie=CookieSettings(

@@ -13,7 +13,7 @@ from serverless_session.sessions.lifecycle import Rules
 
 OnStoreFailure = Literal["503", "anonymous", "raise"]
 
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
 class Settings(NamedTuple):
@@ -94,3 +94,11 @@ def checked_on_store_failure(given: OnStoreFailure) -> OnStoreFailure:
         looked_at="on_store_failure=",
         mend='"503" (the default), "anonymous" or "raise"',
     )
+
+
+def check_switches(**switches: object) -> None:
+    """What is on or off is a bool: a text that says "False" would be on."""
+    if strange := [f"{name}=" for name, switch in switches.items() if not isinstance(switch, bool)]:
+        raise ConfigurationError(
+            "bad-switch", "what is on or off is True or False", looked_at=", ".join(strange), mend="True or False"
+        )
