@@ -43,6 +43,9 @@ class Facts(NamedTuple):  # a frozen dataclass would take 0.5 ms of a cold start
     siblings: Sequence[str] | None = None
     """Keys of sessions that came of the same id at the same time: see `family`."""
 
+    def __repr__(self) -> str:
+        return "Facts()"  # no debugger, log or traceback shows whose they are
+
 
 class Lifetime(NamedTuple):
     """The settings of one middleware, in seconds. `max_age=None`: as long as the browser is open; 0: not at all."""

@@ -35,12 +35,18 @@ class Login(NamedTuple):
     max_age: float | None
     at: float
 
+    def __repr__(self) -> str:
+        return "Login()"  # no debugger, log or traceback shows whose it is
+
 
 class Changed(NamedTuple):
     """A key that was changed by functions, one after the other, and what they made of it."""
 
     functions: tuple[Callable[[Any], Any], ...]
     result: Any
+
+    def __repr__(self) -> str:
+        return "Changed()"
 
     def made(self, value: Any) -> bool:
         """Is that still what they made of it?"""
@@ -61,6 +67,9 @@ class Asked(NamedTuple):
     new_id: bool = False
     login: Login | None = None
     changed: Mapping[str, Changed] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        return "Asked()"
 
     def functions_for(self, data: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
         """Of the keys that still hold what functions made of them: what came after them counts more."""
