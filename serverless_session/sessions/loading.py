@@ -18,9 +18,9 @@ from serverless_session.sessions.session import Session
 async def load_session(connection: HTTPConnection) -> Session:
     """The session of a request or WebSocket, typed. Also a FastAPI dependency: see `serverless_session.fastapi`.
 
-    Loads it where the middleware is `lazy`, once for all who ask; where that fails it raises `StoreError`, or
-    `UnreadableValue`, to all who ask, which is answered with 503 unless the app catches it. Raises `SessionNotLoaded` on `exempt` paths, and `SessionError`
-    where no `SessionMiddleware` of this package stands around the app.
+    Loads it where the middleware is `lazy`, once for all who ask. Where that fails it raises `StoreError`, or
+    `UnreadableValue`, to all who ask, and is answered with 503 unless the app catches it. Raises `SessionNotLoaded` on
+    `exempt` paths, and `SessionError` where no `SessionMiddleware` of this package stands around the app.
     """
     session = connection.scope.get("session")
     if isinstance(session, NotLoaded):
