@@ -284,6 +284,8 @@ class Answer:
 
     async def _save(self, steps: Steps[CookieChange]) -> CookieChange:
         if self._failure is not None:
+            if self._visit.session:  # it was empty: something has written past its methods
+                raise self._failure
             return CookieChange.KEEP
         return await self._carry_out(steps, as_saver=True)
 
