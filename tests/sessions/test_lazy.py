@@ -21,7 +21,7 @@ from serverless_session import SessionMiddleware, SharedState, load_session
 from serverless_session.errors import SessionNotLoaded, StoreError, StoreUnavailable
 from serverless_session.fastapi import CurrentSession
 from serverless_session.stores import MemoryStore, Read
-from serverless_session.testing import FaultyStore
+from serverless_session.testing import CountingStore, FaultyStore
 from tests.sessions.apps import SECRET, app_over, browser, counted, doing
 
 LOADS = [
@@ -193,10 +193,12 @@ def test_all_who_ask_at_once_get_the_same_session_for_one_trip() -> None:
         sessions[0]["asked"] = True
         return JSONResponse(request.session)
 
-    shared, store = counted()
-    with browser(app_over(shared, Route("/ask", ask), *LOADS, lazy=True)) as client:
+    store = CountingStore(MemoryStore())
+    slow = FaultyStore(store)
+    with browser(app_over(SharedState(slow, secret_key=SECRET), Route("/ask", ask), *LOADS, lazy=True)) as client:
         client.get("/put")
         store.reset()
+        slow.delay(0.02, on=Read)  # so that the others ask while the first one waits
         assert client.get("/ask").json() == {"n": 1, "asked": True}
         assert (store.reads, store.writes) == (1, 1)
 

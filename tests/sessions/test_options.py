@@ -406,13 +406,14 @@ async def test_keys_that_belong_together_come_from_one_request() -> None:
     """THREATS 16: a role that was computed for one tenant never stands beside another."""
     shared, _ = counted()
     meeting = Meeting(
-        lambda session: session.update(tenant=1, role="admin", a=1), lambda session: session.update(tenant=2, b=1)
+        lambda session: session.update(tenant=1, role="admin", a=1),
+        lambda session: session.update(tenant=2, team="blue", b=1),
     )
-    async with tabs(app_over(shared, meeting.route, together=[("tenant", "role")])) as client:
-        await client.post("/update", json={"tenant": 0, "role": "guest"})
+    async with tabs(app_over(shared, meeting.route, together=[("tenant", "role", "team")])) as client:
+        await client.post("/update", json={"tenant": 0, "role": "guest", "team": None})
         assert {answer.status_code for answer in await meeting.of(client)} == {200}
         found = (await client.get("/view")).json()
-        assert (found["tenant"], found["role"]) in ((1, "admin"), (2, "guest"))
+        assert (found["tenant"], found["role"], found["team"]) in ((1, "admin", None), (2, "guest", "blue"))
         assert (found["a"], found["b"]) == (1, 1)
 
 
@@ -546,11 +547,12 @@ async def test_a_change_answers_what_its_function_made_of_what_the_request_sees(
         seen.append(await session.change("n", add(1)))
         seen.append(await session.change("n", add(1)))
         seen.append(session["n"])
-        with pytest.raises(TypeError):
-            await session.change("n", lambda n: n + "x")
-        seen.append(session["n"])
+        with pytest.raises(AttributeError):
+            await session.change("cart", lambda cart: cart.append("apple") or cart.half_done())
+        seen.append(session["cart"])
 
     shared, _ = counted()
     with browser(app_over(shared, doing("/look", look))) as client:
-        assert client.get("/look").json() == {"n": 2}
-    assert seen == [1, 2, 2, 2]
+        client.post("/update", json={"cart": []})
+        assert client.get("/look").json() == {"n": 2, "cart": []}
+    assert seen == [1, 2, 2, []]

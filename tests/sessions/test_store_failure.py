@@ -248,6 +248,7 @@ WRITES: dict[str, Callable[[Session], object]] = {
     "setdefault": lambda session: session.setdefault("n", 5),
     "change": lambda session: session.change("n", lambda n: 5),
     "mark_modified": lambda session: session.mark_modified(),
+    "past its methods": lambda session: dict.__setitem__(session, "n", 5),
 }
 
 
