@@ -94,7 +94,10 @@ def cookie_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[b
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
 class CookieSettings:
-    """How our cookie is set and removed. `https_only=None`: Secure whenever the request came over https."""
+    """How our cookie is set and removed. `https_only=None`: Secure whenever the request came over https.
+
+    And always, where a browser would drop the cookie otherwise.
+    """
 
     name: str
     path: str
@@ -120,18 +123,23 @@ class CookieSettings:
         if self.https_only is False and (self.same_site == "none" or self.partitioned):
             what = "a cookie for other sites' pages (SameSite=none, Partitioned) must be Secure, or browsers drop it"
             raise _bad_cookie(what, "same_site=, partitioned=, https_only=", "https_only=None, its default, or True")
+        if self.same_site == "none" or self.partitioned or self._prefix is not None:
+            self.https_only = True  # whatever a proxy has made of the scheme
 
     @property
     def slot(self) -> tuple[str, str]:
         """What tells our cookies apart in a browser."""
         return self.name, self.path
 
+    @property
+    def _prefix(self) -> str | None:
+        return next((prefix for prefix in ("__host-", "__secure-") if self.name.lower().startswith(prefix)), None)
+
     def _check_prefix(self) -> None:
         """Browsers drop, without a word, a cookie whose name promises what its attributes do not keep (RFC 6265bis)."""
-        prefix = next((prefix for prefix in ("__host-", "__secure-") if self.name.lower().startswith(prefix)), None)
-        if prefix is not None and self.https_only is False:
+        if self._prefix is not None and self.https_only is False:
             raise _bad_cookie("a cookie of that name must be Secure", "session_cookie=, https_only=", "https_only=True")
-        if prefix == "__host-" and (self.path != "/" or self.domain is not None):
+        if self._prefix == "__host-" and (self.path != "/" or self.domain is not None):
             mend = 'path="/" and no domain, or a name that begins with __Secure-'
             raise _bad_cookie("a __Host- cookie has no domain and the path /", "session_cookie=, path=, domain=", mend)
 

@@ -55,7 +55,9 @@ class SessionMiddleware:
 
     Starlette's arguments come first, in its order, with its meaning. `shared`: a `SharedState`; or `store` (URL or
     `Store`) and `secret_key` for one of its own; with none of them `SharedState.default()`. `https_only=None` (the
-    default) makes the cookie Secure whenever the request came over https. Spans of time are seconds or `timedelta`:
+    default) makes the cookie Secure whenever the request came over https, and always where browsers would drop it
+    otherwise (`__Host-` and `__Secure-` names, `same_site="none"`, `partitioned`). Spans of time are seconds or
+    `timedelta`:
 
     `max_age` (14 days): how long a session and its cookie are kept after a change; None makes a cookie of the browser's
     session and a record of 14 days; 0 or less stores nothing. `rolling`: every use counts as a change. `idle_timeout`:
