@@ -1,6 +1,9 @@
 """Ids and the bytes of cookies."""
 
 import base64
+import hmac
+import itertools
+from collections.abc import Callable
 
 import pytest
 from starlette.applications import Starlette
@@ -10,8 +13,8 @@ from serverless_session.codec import KeyRing
 from serverless_session.errors import ConfigurationError
 from serverless_session.sessions.cookie import CookieSettings, IdMaker, cookie_values
 from serverless_session.stores import MemoryStore
-from serverless_session.testing import ManualClock
-from tests.sessions.apps import SECRET, app_over, browser
+from serverless_session.testing import CountingStore, ManualClock
+from tests.sessions.apps import SECRET, app_over, browser, counted
 
 OTHER = "x9Tq2mVb7LcZ0hRkWd4NyPfGs6JuEa13"
 
@@ -99,6 +102,13 @@ def test_no_id_shows_in_a_repr() -> None:
     assert repr(made.secret) not in repr(made)
 
 
+# what str.strip or bytes.strip would take off, or has been seen to: a sibling domain plants a name by it
+TRIMMED_BY_OTHERS = [
+    *(bytes([byte]) for byte in (0x00, 0x0A, 0x0B, 0x0C, 0x0D, 0x1C, 0x1D, 0x1E, 0x1F, 0x7F, 0x85, 0xA0, 0xAD, 0xFF)),
+    *(text.encode() for text in "\xa0\x85\u1680\u2003\u2028\u202f\u3000\ufeff\u200b"),
+]
+
+
 @pytest.mark.parametrize(
     ("header", "values"),
     [
@@ -111,12 +121,21 @@ def test_no_id_shows_in_a_repr() -> None:
         (b"=session", []),
         (b"xsession=a; sessionx=b", []),
         (b"session=a=b", [b"a=b"]),
-        # what str.strip would trim: a sibling domain plants a name by it
-        *[
-            (junk + b"session=a", [])
-            for junk in (b"\xa0", b"\x85", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x00", b"\xc2\xa0")
-        ],
-        *[(b"session" + junk + b"=a", []) for junk in (b"\xa0", b"\x85", b"\x0b", b"\x1f")],
+        (b"=session=a", []),  # a nameless cookie
+        (b"=a; session=b", [b"b"]),
+        (b"=", []),
+        (b"", []),
+        (b";;session=a;", [b"a"]),
+        (b"session=", [b""]),
+        (b'session="a"', [b'"a"']),  # quotes are part of a value
+        (b"x=1, session=a", []),  # what some gateways make of two headers: a comma may stand in a value
+        (b"session=a, x=1", [b"a, x=1"]),
+        (b"session=\xa0a\x85", [b"\xa0a\x85"]),
+        (b"session=\x01\xff", [b"\x01\xff"]),
+        *[(junk + b"session=a", []) for junk in TRIMMED_BY_OTHERS],
+        *[(b"session" + junk + b"=a", []) for junk in TRIMMED_BY_OTHERS],
+        *[(b"x=1;" + junk + b"session=a", []) for junk in TRIMMED_BY_OTHERS],
+        *[(b"x=1; " + junk + b" session=a", []) for junk in TRIMMED_BY_OTHERS],
     ],
 )
 def test_cookies_are_parsed_from_their_bytes(header: bytes, values: list[bytes]) -> None:
@@ -129,6 +148,173 @@ def test_several_cookie_headers_are_all_read() -> None:
         b"a",
         b"b",
     ]
+
+
+@pytest.fixture
+def host_app() -> tuple[Starlette, CountingStore]:
+    """An app whose cookie a sibling domain cannot set, if names are compared as browsers compare them."""
+    shared, store = counted()
+    return app_over(shared, session_cookie=HOST), store
+
+
+HOST = "__Host-session"
+
+
+def ids_of(app: Starlette, *users: str) -> list[str]:
+    """Genuine ids, one a user."""
+    made = []
+    for user in users:
+        with browser(app) as client:
+            made.append(client.post("/update", json={"user": user}).cookies[HOST])
+    return made
+
+
+def view(app: Starlette, *cookies: bytes) -> dict[str, str]:
+    with browser(app) as client:
+        response = client.get("/view", headers=[(b"cookie", cookie) for cookie in cookies])
+        assert response.status_code == 200
+        assert "set-cookie" not in response.headers
+        seen: dict[str, str] = response.json()
+        return seen
+
+
+@pytest.mark.parametrize("junk", TRIMMED_BY_OTHERS)
+def test_a_planted_name_is_another_name(host_app: tuple[Starlette, CountingStore], junk: bytes) -> None:
+    """THREATS 18: the browser sees no `__Host-` there, so a sibling domain may set it."""
+    app, store = host_app
+    ann, evil = (made.encode() for made in ids_of(app, "ann", "evil"))
+    store.reset()
+    name = HOST.encode()
+    assert view(app, junk + name + b"=" + evil) == {}
+    assert view(app, name + junk + b"=" + evil) == {}
+    assert view(app, b"x=1, " + name + b"=" + evil) == {}
+    assert view(app, b"=" + name + b"=" + evil) == {}
+    assert store.calls == 0
+    assert view(app, junk + name + b"=" + evil + b"; " + name + b"=" + ann) == {"user": "ann"}
+
+
+def test_two_ids_are_none_in_one_header_or_two(host_app: tuple[Starlette, CountingStore]) -> None:
+    """THREATS 18: a browser sends the cookie of the longer path first; whose it is, nobody can tell."""
+    app, store = host_app
+    ann, evil = (f"{HOST}={made}".encode() for made in ids_of(app, "ann", "evil"))
+    store.reset()
+    for cookies in ([ann + b"; " + evil], [evil + b"; " + ann], [ann, evil], [evil, ann], [ann, b"x=1; " + evil, ann]):
+        assert view(app, *cookies) == {}
+    assert store.calls == 0
+    for cookies in ([ann, ann], [ann + b"; " + ann], [b"x=1", ann], [ann, HOST.encode() + b"=null"]):
+        assert view(app, *cookies) == {"user": "ann"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: b'"' + made + b'"',
+        lambda made: made + b", x=1",
+        lambda made: made + b"\xa0",
+        lambda made: b"\x1f" + made,
+        lambda made: made[:-1] + b"\x00",
+        lambda made: made.replace(made[:1], b"\xc3\xa9"[:1]),
+        lambda made: made[:30] + b"\n" + made[30:],
+        lambda made: made.swapcase(),
+        lambda made: made + b"=",
+        lambda made: made * 1000,
+        lambda made: b"\x00\xff\r\n" * 15_000,
+        lambda made: b"A" * 60_000,
+        lambda made: b"=" * 60,
+        lambda made: b"",
+    ],
+)
+def test_an_odd_value_costs_nothing(
+    host_app: tuple[Starlette, CountingStore], change: Callable[[bytes], bytes]
+) -> None:
+    """THREATS 18: no trip, no error, nothing stored."""
+    app, store = host_app
+    (made,) = ids_of(app, "ann")
+    store.reset()
+    assert view(app, HOST.encode() + b"=" + change(made.encode())) == {}
+    assert view(app, *[HOST.encode() + b"=" + change(made.encode())] * 3) == {}
+    assert store.calls == 0
+
+
+def test_macs_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """THREATS 55: by `compare_digest`, whole and 8 bytes long, and by nothing else."""
+    made = maker(SECRET).new().text.encode()
+    compared: list[tuple[int, int]] = []
+    real = hmac.compare_digest
+
+    def spy(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return real(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", spy)
+    assert maker(SECRET).recognise(made) is not None
+    assert maker(SECRET).recognise(made[:-2] + b"AA") is None
+    assert compared == [(8, 8)] * 2
+    monkeypatch.setattr(hmac, "compare_digest", lambda one, other: True)
+    assert maker(SECRET).recognise(made[:-2] + b"AA") is not None, "it alone decides"
+
+
+# --- attributes -------------------------------------------------------------------------------------------------------
+
+EVERY_SETTING = [
+    dict(zip(("path", "same_site", "https_only", "domain", "partitioned"), setting, strict=True))
+    for setting in itertools.product(
+        ("/", "/shop"), ("lax", "strict", "none"), (None, True, False), (None, ".example.com"), (False, True)
+    )
+    if not (setting[2] is False and (setting[1] == "none" or setting[4]))
+]
+
+
+def attributes_of(set_cookie: str) -> tuple[set[str], set[str]]:
+    """Those that say which cookie it is and how it is kept, and those that say for how long."""
+    attributes = {attribute.lower() for attribute in set_cookie.split("; ")[1:]}
+    until = {attribute for attribute in attributes if attribute.startswith(("max-age=", "expires="))}
+    return attributes - until, until
+
+
+@pytest.mark.parametrize("https", [True, False])
+def test_a_removal_repeats_every_attribute(https: bool) -> None:
+    """A browser takes a removal for another cookie's where path, domain or partition differ, or Secure is missing."""
+    for setting in EVERY_SETTING:
+        settings = CookieSettings(name="session", **setting)  # type: ignore[arg-type]
+        stored, until = attributes_of(settings.set("x", 60, https=https).decode())
+        removed, ended = attributes_of(settings.remove(https=https).decode())
+        assert stored == removed, setting
+        assert (until, ended) == ({"max-age=60"}, {"expires=thu, 01 jan 1970 00:00:00 gmt"})
+        wanted = {f"path={setting['path']}", "httponly", f"samesite={setting['same_site']}"}
+        wanted |= {f"domain={setting['domain']}"} if setting["domain"] else set()
+        wanted |= {"partitioned"} if setting["partitioned"] else set()
+        for_others = setting["same_site"] == "none" or setting["partitioned"]
+        secure = for_others or (https if setting["https_only"] is None else setting["https_only"])
+        assert stored == wanted | ({"secure"} if secure else set()), setting
+
+
+def test_a_removal_through_the_app_repeats_every_attribute() -> None:
+    for setting in EVERY_SETTING:
+        shared, _ = counted()
+        with browser(app_over(shared, **setting | {"domain": None, "path": "/"})) as client:
+            stored = attributes_of(client.post("/update", json={"a": 1}).headers["set-cookie"])[0]
+            assert attributes_of(client.post("/clear").headers["set-cookie"])[0] == stored
+            assert "session" not in client.cookies
+
+
+@pytest.mark.parametrize("name", ["__Host-session", "__HOST-session", "__Secure-session", "__secure-s"])
+@pytest.mark.parametrize("https", [True, False])
+def test_a_cookie_whose_name_promises_it_is_always_secure(name: str, https: bool) -> None:
+    """Behind a proxy that ends TLS the app may see http; a browser drops such a cookie without Secure."""
+    for https_only in (None, True):
+        settings = CookieSettings(
+            name=name, path="/", same_site="lax", https_only=https_only, domain=None, partitioned=False
+        )
+        for cookie in (settings.set("x", None, https=https), settings.remove(https=https)):
+            assert b"; secure" in cookie
+
+
+def test_a_secure_name_may_have_a_path_and_a_domain() -> None:
+    settings = CookieSettings(
+        name="__Secure-s", path="/shop", same_site="lax", https_only=None, domain="a.example", partitioned=False
+    )
+    assert b"; domain=a.example" in settings.set("x", None, https=True)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +333,20 @@ def test_several_cookie_headers_are_all_read() -> None:
         {"name": "__Host-session", "domain": "example.com"},
         {"name": "__Host-session", "https_only": False},
         {"name": "__secure-session", "https_only": False},
+        {"name": "__HOST-session", "path": "/shop"},
+        {"name": "__hOsT-session", "domain": "example.com"},
+        {"name": "sessioné"},
+        {"name": "session=x"},
+        {"name": "session\x0b"},
+        {"name": "session,x"},
+        {"name": '"session"'},
+        {"path": ""},
+        {"path": "/é"},
+        {"path": "/\x7f"},
+        {"domain": "a.example\r\nx: y"},
+        {"same_site": "none", "https_only": False},
+        {"partitioned": True, "https_only": False},
+        {"https_only": 2},
     ],
 )
 def test_settings_that_cannot_be_a_cookie_are_refused(wrong: dict[str, object]) -> None:
