@@ -89,6 +89,9 @@ class Merged(NamedTuple):
     data: dict[str, Any]
     conflicts: int
 
+    def __repr__(self) -> str:
+        return f"Merged(conflicts={self.conflicts})"
+
 
 def merge(
     base: dict[str, Any],

@@ -132,6 +132,7 @@ TRIMMED_BY_OTHERS = [
         (b"session=a, x=1", [b"a, x=1"]),
         (b"session=\xa0a\x85", [b"\xa0a\x85"]),
         (b"session=\x01\xff", [b"\x01\xff"]),
+        (b"session=\x0ba\x0c", [b"\x0ba\x0c"]),
         *[(junk + b"session=a", []) for junk in TRIMMED_BY_OTHERS],
         *[(b"session" + junk + b"=a", []) for junk in TRIMMED_BY_OTHERS],
         *[(b"x=1;" + junk + b"session=a", []) for junk in TRIMMED_BY_OTHERS],
