@@ -449,7 +449,7 @@ async def settings(run: Run) -> None:
 def ours(thing: object) -> bool:
     """Is it an object of the package that is no session? A session is a dict, and shows itself as one."""
     kind = type(thing)
-    module = kind.__module__
+    module = str(kind.__module__)  # of a few types in C it is no text
     return module.startswith("serverless_session.") and ".testing" not in module and not issubclass(kind, Session)
 
 
