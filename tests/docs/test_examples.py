@@ -10,7 +10,8 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.docs.pages import ROOT
+
 MODULES = [
     "serverless_session/stores/contract.py",
     "serverless_session/testing/conformance/__init__.py",

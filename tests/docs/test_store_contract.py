@@ -3,7 +3,7 @@
 import re
 
 from serverless_session.stores import contract
-from tests.docs.test_examples import ROOT
+from tests.docs.pages import ROOT
 
 
 def test_the_promises_are_those_of_the_contract() -> None:

@@ -1,0 +1,111 @@
+"""What pages of the documentation say is what there is: the tests they name, their links, their index, their tables."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from serverless_session import Session, SessionMiddleware
+from serverless_session.events import _LOGGERS, EVENTS
+from tests.docs.pages import ROOT, missing_tests, named_tests, page, rows
+
+PAGES = sorted((ROOT / "docs").glob("**/*.md"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_names_tests_that_exist_and_links_that_lead_somewhere(path: Path) -> None:
+    text = path.read_text()
+    assert missing_tests(text) == []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target, _, part = link.partition("#")
+        if ":" in target:
+            continue
+        there = (path.parent / target) if target else path
+        assert there.exists(), link
+        assert not part or part in _parts(there), link
+
+
+def _parts(path: Path) -> set[str]:
+    """What a link can point at: the headings, as they are written in addresses."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_index_names_every_page() -> None:
+    named = set(re.findall(r"\]\(([^)#]+)\)", page("README.md")))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in PAGES} - {"README.md"}
+    decisions = {name for name in pages if re.match(r"decisions/\d", name)}  # they have an index of their own
+    assert pages - decisions <= named
+
+
+def test_every_event_stands_in_the_table_as_it_is() -> None:
+    said = {cells[0]: cells[1:4] for cells in rows(page("reference/events.md")) if "." in cells[0]}
+    is_so = {}
+    for name, event in EVENTS.items():
+        level = {10: "debug", 20: "info", 30: "warning", 40: "error"}[event.level]
+        fields = ", ".join(f"`{field}`" for field in event.fields)
+        is_so[f"`{name}`"] = [level, f"`{_LOGGERS[name.partition('.')[0]]}`", fields]
+    assert said == is_so
+
+
+def test_every_argument_of_the_middleware_stands_in_the_table_with_its_default() -> None:
+    arguments = page("reference/sessions.md").partition("## SessionMiddleware\n")[2].partition("\n## ")[0]
+    said = [(cells[0], cells[1]) for cells in rows(arguments)]
+    parameters = list(inspect.signature(SessionMiddleware).parameters.values())[1:]
+    is_so = [(f"`{parameter.name}`", f"`{_shown(parameter.default)}`") for parameter in parameters]
+    assert said == is_so
+
+
+def _shown(default: object) -> str:
+    match default:
+        case 1209600:
+            return "1_209_600"
+        case 65_536:
+            return "65_536"
+        case str():
+            return f'"{default}"'
+        case _ if default == {}:
+            return "{}"
+    return repr(default)
+
+
+def test_every_attribute_and_method_of_a_session_stands_in_the_tables() -> None:
+    members = page("reference/sessions.md").partition("## Session\n")[2].partition("\n## ")[0]
+    said = {re.sub(r"\(.*", "", cells[0].strip("`").removeprefix("await ")) for cells in rows(members)}
+    is_so = {name for name in vars(Session) if not name.startswith("_")} - set(vars(dict)) | {"clear"}
+    assert said == is_so
+    for cells in rows(members):
+        if "(" in cells[0]:
+            signature = cells[0].strip("`").removeprefix("await ")
+            name, _, arguments = signature.partition("(")
+            parameters = list(inspect.signature(getattr(Session, name)).parameters.values())[1:]
+            names = [parameter.name for parameter in parameters]
+            assert re.findall(r"(\w+)(?:=[^,)]*)?(?=[,)])", arguments) == names, cells[0]
+            awaited = inspect.iscoroutinefunction(getattr(Session, name))
+            assert awaited is cells[0].startswith("`await "), cells[0]
+
+
+ASVS = {
+    "7.1": 3,
+    "7.2": 4,
+    "7.3": 2,
+    "7.4": 5,
+    "7.5": 3,
+    "7.6": 2,
+    "3.3": 5,
+}
+"""The sections that are walked to the end, and how many requirements each has."""
+
+
+def test_the_asvs_table_has_every_requirement_and_names_a_test_for_each_that_is_met() -> None:
+    said = rows(page("reference/asvs.md"))
+    numbers = [cells[0] for cells in said]
+    assert len(set(numbers)) == len(numbers)
+    for section, count in ASVS.items():
+        assert [number for number in numbers if number.startswith(section + ".")] == [
+            f"{section}.{number}" for number in range(1, count + 1)
+        ]
+    for number, _, verdict, _, shown in said:
+        assert verdict in ("met", "met by an option", "the app's job", "planned"), number
+        assert bool(named_tests(shown)) is verdict.startswith("met"), number
