@@ -19,7 +19,7 @@ def rows(text: str) -> list[list[str]]:
     lines = text.splitlines()
     tables = [line for line in lines if line.startswith("| ")]
     heads = {before for before, line in zip(lines, lines[1:], strict=False) if line.startswith("|---")}
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in tables if line not in heads]
+    return [[cell.strip() for cell in line[1:-1].split(" |")] for line in tables if line not in heads]
 
 
 def named_tests(text: str) -> list[tuple[str, str]]:
