@@ -1,5 +1,6 @@
 """The pages of the documentation, read by tests that hold them against what there is."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ def rows(text: str) -> list[list[str]]:
     """The cells of every table's rows, without heads."""
     lines = text.splitlines()
     tables = [line for line in lines if line.startswith("| ")]
-    heads = {before for before, line in zip(lines, lines[1:], strict=False) if line.startswith("|---")}
+    heads = {before for before, line in itertools.pairwise(lines) if line.startswith("|---")}
     return [[cell.strip() for cell in line[1:-1].split(" |")] for line in tables if line not in heads]
 
 
