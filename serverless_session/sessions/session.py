@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -190,9 +190,12 @@ class Session(dict[str, Any]):
         and is the result. If another request has changed the key by the time the session is saved, `fn` runs again on
         what that has left, until what it returned stands. So it must do nothing else, and what it raises at that time
         is raised where the response starts, and nothing is saved. A key that another request has deleted stays
-        deleted.
+        deleted. Raises `TypeError` for a function that is async.
         """
         value = fn(copy.deepcopy(self.get(key)))
+        if isinstance(value, Coroutine):
+            value.close()
+            raise TypeError("the function of a change runs again when the session is saved: it cannot be async")
         before = self._asked.changed.get(key)
         went_on = before is not None and before.made(self.get(key))  # or it was assigned to since
         functions = (*before.functions, fn) if before is not None and went_on else (fn,)

@@ -87,7 +87,7 @@ def _decides(clock: Clock, clocks: tuple[Clock, ...]) -> bool:
 def _cells(row: Row) -> list[str]:
     deciding = [clock for clock in row.clocks if _decides(clock, row.clocks)]
     ends = ", or ".join(f"{span(seconds)} after {_SINCE[by]}" for seconds, by in deciding)
-    changes = [use for use in ("read", "change") if row.end_of(use) != row.end_of(None)]  # type: ignore[arg-type]
+    changes = [use for use in ("read", "change") if row.end_of(use) != row.end_of(None)]
     prolongs = {"read": "every use", "change": "a change"}[changes[0]] if changes else "nothing but a login"
     if "read" in changes and (end := row.end_of("read")) is not None and row.end_of("change") != end:
         prolongs += f"; beyond {span(end)} a change"

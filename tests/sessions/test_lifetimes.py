@@ -89,7 +89,7 @@ class Visitor:
             self.send("POST", "/login", {} if remembered is None else {"max_age": remembered})
 
     def lives(self) -> bool:
-        return self.send("GET", "/view").json() != {}
+        return bool(self.send("GET", "/view").json())
 
 
 def begun(row: Row) -> Visitor:

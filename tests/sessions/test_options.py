@@ -556,3 +556,14 @@ async def test_a_change_answers_what_its_function_made_of_what_the_request_sees(
         client.post("/update", json={"cart": []})
         assert client.get("/look").json() == {"n": 2, "cart": []}
     assert seen == [1, 2, 2, []]
+
+
+async def test_a_change_by_an_async_function_is_refused_and_nothing_has_happened() -> None:
+    async def count(visits: int | None) -> int:
+        return (visits or 0) + 1
+
+    session = Session({"visits": 1})
+    with pytest.raises(TypeError, match="async"):
+        await session.change("visits", count)
+    assert session == {"visits": 1}
+    assert not session.modified
