@@ -3,7 +3,8 @@
 An id that was given up leaves a stone, which names its successors. Where two requests gave one session a new id at the
 same time there are two successors, and each names the other as its sibling: whichever cookie the browser ends with, a
 logout ends both. The later of the two makes the earlier one name it (`join`), by compare-and-set; so an ending of the
-earlier one either came before, and the later one is taken back, or it finds the name.
+earlier one either came before, and the later one is taken back, or it finds the name. A sibling that gets a new id
+itself tells the others: its stone would be gone before them.
 
 Sans-I/O, as `lifecycle`, whose rules these are.
 """
@@ -71,15 +72,17 @@ def delete_in_all(vault: Vault, keys: Sequence[str], paths: Sequence[Sequence[st
             yield from delete_in(vault, found, paths, now)
 
 
-def join(vault: Vault, key: str, new: str, now: float) -> Steps[list[dict[str, Any]] | None]:
-    """Let the session under `key`, or what it has become, name `new` as its sibling.
+def join(
+    vault: Vault, key: str, new: str, now: float, *, in_place_of: str | None = None
+) -> Steps[list[dict[str, Any]] | None]:
+    """Let the session under `key`, or what it has become, name `new` as its sibling, in place of one that is left.
 
     What these sessions hold; None: one of them has ended, and with it whatever came of the id that they share.
     """
     found = yield from ask(vault, Read(key))
     while isinstance(found, Record) and found.facts is not None:
         data = data_of(vault, found.packed)
-        siblings = union(siblings_of(found), [new])
+        siblings = union([its for its in siblings_of(found) if its != in_place_of], [new])
         packed = pack_session(vault, found.facts._replace(siblings=siblings), data)
         ttl = found.ends_at - now
         write = Write(key, packed, ttl=ttl, version=new_version(), expect=found.version)
@@ -91,7 +94,7 @@ def join(vault: Vault, key: str, new: str, now: float) -> Steps[list[dict[str, A
         return None
     held = []
     for successor in found.successors:
-        its = yield from join(vault, successor, new, now)
+        its = yield from join(vault, successor, new, now, in_place_of=in_place_of)
         if its is None:
             return None
         held += its

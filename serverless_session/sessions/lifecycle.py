@@ -239,11 +239,12 @@ class Visit:
         if not self._lifetime.stores:
             return self._only_a_cookie(facts, now)
         old = self._standing if self._state in (_State.LIVE, _State.MOVED) else None
+        if old is not None and not asked.ending:  # an earlier save may have met siblings
+            facts = facts._replace(siblings=union(facts.siblings or (), siblings_of(old)))
         new_id, data = self._new_id(), data_of(self._vault, mine)
         if old is not None and old.facts is not None and not asked.ending:
-            data = self._with_what_stands(
-                mine, old, asked
-            )  # an earlier save may have merged in what the app has not seen
+            # An earlier save may have merged in what the app has not seen.
+            data = self._with_what_stands(mine, old, asked)
         packed = self._fitting(facts, data, old)
         new = Record(
             self._vault.key(new_id.secret), new_version(), packed, self._lifetime.end(facts, now), facts, holds=True
@@ -286,6 +287,8 @@ class Visit:
             answer = yield from ask(self._vault, write)
             match answer:
                 case Written() if carry and self._state is _State.LIVE:
+                    for sibling in siblings_of(old):  # one that has ended has ended `old`, or will find the stone
+                        yield from join(self._vault, sibling, new.key, now, in_place_of=old.key)
                     return (yield from self._joined(successors, new, now))
                 case Written():
                     return True

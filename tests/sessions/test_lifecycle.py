@@ -3,11 +3,12 @@
 import pytest
 
 from serverless_session.errors import StoreUnavailable
+from serverless_session.sessions.cookie import SessionId
 from serverless_session.sessions.lifecycle import CookieChange, Visit
 from serverless_session.sessions.session import Session
 from serverless_session.stores import Failed
 from tests.sessions import scenarios
-from tests.sessions.interleaving import LIFE, RULES, World, done
+from tests.sessions.interleaving import LIFE, RULES, App, World, done
 from tests.sessions.scenarios import Scenario, anybody_logged_in, log_in, put, regenerate
 
 
@@ -281,3 +282,67 @@ def test_a_merge_never_touches_what_we_know_of_a_session() -> None:
     assert (after.user_id, after.created_at) == ("ann", begun.created_at)
     assert after._facts.max_age == LIFE / 2
     assert after.authenticated_within(LIFE)
+
+
+# --- siblings ---------------------------------------------------------------------------------------------------------
+
+
+def two_siblings(world: World) -> tuple[SessionId, SessionId]:
+    """The ids that two requests at once have given one session."""
+    world.alone(put("user"))
+    visits = visit_in(world), visit_in(world)
+    for visit in visits:
+        visit.session.regenerate()
+        world.run(visit.save(now=world.clock.time()))
+    first, second = (visit.id for visit in visits)
+    assert first is not None
+    assert second is not None
+    return first, second
+
+
+@pytest.mark.parametrize("mover", [0, 1])
+@pytest.mark.parametrize("again", [1, 3])
+@pytest.mark.parametrize("end", [Session.logout, lambda session: session.pop("user")], ids=["logout", "pop"])
+def test_an_ending_reaches_a_sibling_whose_stone_is_gone(end: App, again: int, mover: int) -> None:
+    """THREATS 1: a sibling that gets a new id leaves a stone, which lasts for a minute, and the other for days."""
+    world = World()
+    siblings = two_siblings(world)
+    moved = siblings[mover]
+    for _ in range(again):
+        world.alone(regenerate, cookie=moved)
+        assert world.jar is not None
+        moved = world.jar
+        world.clock.advance(61)
+    other = siblings[1 - mover]
+    assert len(world.session(other)._facts.siblings or ()) == 1, "who has moved on is named no more"
+    world.alone(end, cookie=other)
+    assert world.content(moved) == {}
+
+
+def test_a_sibling_that_has_ended_by_time_costs_nobody_a_new_id() -> None:
+    world = World()
+    first, second = two_siblings(world)
+    world.clock.advance(LIFE / 2)
+    world.alone(put("a"), cookie=first)
+    world.clock.advance(LIFE / 2 + 1)
+    assert world.content(second) == {}
+    world.alone(regenerate, cookie=first)
+    assert world.jar != first
+    assert world.content(world.jar) == {"user": 1, "a": 1}
+
+
+def test_a_sibling_that_a_save_of_the_same_request_has_met_is_not_forgotten_by_a_new_id() -> None:
+    """THREATS 1."""
+    world = World()
+    world.alone(put("user"))
+    visit = visit_in(world)
+    world.alone(regenerate)
+    running = visit_in(world)
+    visit.session.regenerate()
+    world.run(visit.save(now=world.clock.time()))  # joins the one that `running` has loaded
+    running.session["a"] = 1
+    world.run(running.save(now=world.clock.time()))
+    running.session.regenerate()
+    world.run(running.save(now=world.clock.time()))
+    world.alone(Session.logout, cookie=running.id)
+    assert world.content(visit.id) == {}
