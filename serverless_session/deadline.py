@@ -46,8 +46,12 @@ _invocation_ends: ContextVar[float | None] = ContextVar("serverless_session_invo
 
 
 def seconds(duration: Duration) -> float:
-    """The length of a `Duration` in seconds."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    """The length of a `Duration` in seconds. Raises `TypeError` for anything else."""
+    if isinstance(duration, timedelta):
+        return duration.total_seconds()
+    if isinstance(duration, bool) or not isinstance(duration, int | float):
+        raise TypeError(f"a span of time is a number of seconds or a timedelta, not of type {type(duration).__name__}")
+    return float(duration)
 
 
 def time_left(default: float = DEFAULT_SECONDS) -> float:

@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import ClassVar, Final, Literal
 
 from serverless_session.codec.keys import KeyRing, SecretKey, hkdf_expand, hkdf_extract, reveal, weakness_of
@@ -77,6 +78,20 @@ class SharedState:
         self._given_timeout = None if timeout is None else _checked_timeout(timeout, "timeout=")
         self._given_clock = clock
         self._address_secret = address_key
+        if isinstance(secret_key_fallbacks, str):
+            raise ConfigurationError(
+                "bad-fallbacks",
+                "secret_key_fallbacks= takes several secrets, and was given one text",
+                looked_at="secret_key_fallbacks=",
+                mend="secret_key_fallbacks=[OLD]",
+            )
+        if clock is not None and not callable(getattr(clock, "time", None)):
+            raise ConfigurationError(
+                "bad-clock",
+                f"a clock has a method time(), and a {type(clock).__name__} has none",
+                looked_at="clock=",
+                mend="clock=ManualClock() in tests, and none elsewhere",
+            )
         if isinstance(secret_key, KeyRing) and secret_key_fallbacks:
             raise ConfigurationError(
                 "two-key-rings",
@@ -335,8 +350,8 @@ def _checked_size(size: int | None) -> int | None:
 
 
 def _checked_timeout(timeout: Duration, looked_at: str) -> float:
-    span = seconds(timeout)
-    if not 0 < span < float("inf"):
+    span = seconds(timeout) if isinstance(timeout, int | float | timedelta) else math.nan
+    if not 0 < span < math.inf:
         raise ConfigurationError(
             "bad-timeout", "a store call needs a time above 0", looked_at=looked_at, mend="seconds, as in 1.0"
         )

@@ -18,7 +18,6 @@ import anyio
 from serverless_session.deadline import time_left, within
 from serverless_session.errors import (
     SessionConflict,
-    SessionError,
     SessionNotLoaded,
     StoreError,
     UnreadableValue,
@@ -28,7 +27,7 @@ from serverless_session.events import tell
 from serverless_session.sessions.headers import Headers, private, uncacheable, with_vary_cookie
 from serverless_session.sessions.lifecycle import CookieChange, Visit
 from serverless_session.sessions.loading import NotLoaded
-from serverless_session.sessions.session import Session
+from serverless_session.sessions.session import Session, too_late
 
 if TYPE_CHECKING:
     from starlette.types import Message, Scope, Send
@@ -77,6 +76,7 @@ class Answer:
         self._loaded = False
         self._failure: StoreError | UnreadableValue | None = None  # of the load
         self._raised: Exception | None = None  # into the app, by a save or a reload that it asked for
+        self.failed_to_send: Exception | None = None  # and what its `send` raised
         self._foreign_came_in = False
         self._owed = CookieChange.KEEP  # by a save that the app asked for before the response started
         self._started = False
@@ -125,6 +125,13 @@ class Answer:
         """The app's `send`: saves in front of the start and of the last chunk."""
         if self._refused:
             return
+        try:
+            await self._send_saved(message)
+        except Exception as error:
+            self.failed_to_send = error
+            raise
+
+    async def _send_saved(self, message: Message) -> None:
         self._take_assigned()
         match message["type"]:
             case "http.response.start" | "websocket.accept" | "websocket.http.response.start" if not self._started:
@@ -252,6 +259,9 @@ class Answer:
             self._visit.forget()
         return not self._visit.over
 
+    def can_send_cookie(self) -> bool:
+        return not self._started
+
     async def reload(self) -> bool:
         """`session.reload()`."""
         if self._refused or self._failure is not None:
@@ -275,11 +285,7 @@ class Answer:
 
     async def _save_late(self) -> None:
         if self._visit.needs_cookie():
-            raise SessionError(
-                "session-too-late",
-                "a session was begun, or its id changed, after the response had started: no cookie can follow any more",
-                mend="to request.session before the response starts; later only change a session that there was",
-            )
+            raise too_late()
         await self._save(self._visit.save(now=self._shared.clock.time(), late=True))
 
     async def _save(self, steps: Steps[CookieChange]) -> CookieChange:

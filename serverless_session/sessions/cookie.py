@@ -14,6 +14,7 @@ import base64
 import binascii
 import hmac
 import os
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
@@ -29,6 +30,7 @@ _ID_CHARACTERS: Final = 60  # base64 of 1 + 4 + 32 + 8 bytes, without padding
 _PURPOSE: Final = "session id"
 
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")  # RFC 9110
+_DOMAIN: Final = frozenset(string.ascii_letters + string.digits + "-.")
 _ATTRIBUTE: Final = frozenset(map(chr, range(0x20, 0x7F))) - {";"}  # RFC 6265, path-value
 
 
@@ -113,7 +115,7 @@ class CookieSettings:
             raise _bad_cookie("the cookie's SameSite is unknown", "same_site=", '"lax", "strict" or "none"')
         if not self.path.startswith("/") or not _ATTRIBUTE.issuperset(self.path):
             raise _bad_cookie("the cookie's path is no path", "path=", 'path="/"')
-        if self.domain is not None and not (self.domain and _ATTRIBUTE.issuperset(self.domain)):
+        if self.domain is not None and not (self.domain and _DOMAIN.issuperset(self.domain)):
             raise _bad_cookie("the cookie's domain is no domain", "domain=", 'domain="example.com", or nothing')
         if self.https_only not in (None, True, False):
             raise _bad_cookie(

@@ -39,7 +39,14 @@ from serverless_session.errors import SessionConflict, SessionTooLarge, StoreErr
 from serverless_session.sessions.cookie import SessionId
 from serverless_session.sessions.family import delete_in, delete_in_all, end_all, end_record, join, siblings_of, union
 from serverless_session.sessions.lifetime import Facts, Lifetime
-from serverless_session.sessions.merge import NO_RULES, MergeRules, deleted_paths, merge, without
+from serverless_session.sessions.merge import (
+    NO_RULES,
+    FunctionRaised,
+    MergeRules,
+    deleted_paths,
+    merge,
+    without,
+)
 from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, pack_session, pack_stone
 from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
@@ -104,6 +111,7 @@ class Visit:
         self._facts = Facts(created_at=0.0)
         self._removed = False  # the browser was told to forget the id
         self._renewal_failed = False
+        self._has_merged = False  # what a save keeps is more than the app has made
         self._seen: bytes | None = None  # contents and `_facts` when the app's mapping was last in step with the store
 
     # --- load ---------------------------------------------------------------------------------------------------------
@@ -174,16 +182,21 @@ class Visit:
         """Carry out what the app has asked for and changed. May be called again: it then saves what came since.
 
         `late`: no cookie can be sent any more, so what a cookie would have to follow is not prolonged either.
-        Raises `ValueNotSerializable`, `SessionTooLarge` and `SessionConflict` for changes that cannot be kept; what is
-        stored stays as it is. What was asked for and not carried out because of an exception is asked for again by the
-        next call.
+        Raises `ValueNotSerializable`, `SessionTooLarge` and `SessionConflict` for changes that cannot be kept, and what
+        a function raises that runs again; what is stored stays as it is. What was asked for and not carried out because
+        of an exception is asked for again by the next call, but for that function.
         """
         asked = self.session._take_asked()
+        self._has_merged = False
         try:
             change = yield from self._save(asked, now, late=late)
             if change is not CookieChange.KEEP and not late:
                 self._removed = change is CookieChange.REMOVE
             return change
+        except FunctionRaised as raised:
+            left = {key: changed for key, changed in asked.changed.items() if key != raised.key}
+            self.session._ask_again(asked._replace(changed=left))
+            raise raised.error from None
         except BaseException:
             self.session._ask_again(asked)
             raise
@@ -214,7 +227,7 @@ class Visit:
             change = yield from self._write(mine, asked, now, late=late)
         else:
             change = self._drop(self._state)
-        self._seen = mine
+        self._catch_up(mine)
         return change
 
     def _nothing_to_move(self, asked: Asked) -> bool:
@@ -261,8 +274,9 @@ class Visit:
             if not stays:
                 return self._drop()
         self.id, self._state, self._standing = new_id, _State.LIVE, new
-        self._facts, self._seen = facts, mine
-        self.session._keep(facts, ends=new.ends_at)
+        self._facts = facts
+        self._catch_up(mine)
+        self.session._keep(self._facts, ends=new.ends_at)
         return self._set(facts, now)
 
     def _facts_after(self, asked: Asked, now: float) -> Facts:
@@ -454,7 +468,12 @@ class Visit:
         theirs = data_of(self._vault, standing.packed)
         if theirs == base:
             return changed
-        merged = merge(base, changed, theirs, self._rules.merge, asked.functions_for(changed))
+        try:
+            merged = merge(base, changed, theirs, self._rules.merge, asked.functions_for(changed))
+        except FunctionRaised as raised:
+            self.session._withdraw(raised.key, theirs)
+            raise
+        self._has_merged = True
         if merged.conflicts == 0:
             self.events.append(("session.conflict_merged", {}))
         elif self._rules.refuse_conflicts:
@@ -463,6 +482,15 @@ class Visit:
         else:
             self.events.append(("session.conflict_overridden", {"places": merged.conflicts}))
         return merged.data
+
+    def _catch_up(self, mine: bytes) -> None:
+        """Bring what was merged into the app's mapping, which may have gone on changing while we waited."""
+        self._seen = mine
+        if self._has_merged and self._state is _State.LIVE and self._standing is not None:
+            stands = data_of(self._vault, self._standing.packed)
+            self.session._replace(merge(data_of(self._vault, mine), dict(self.session), stands).data)
+            assert self._standing.facts is not None
+            self._facts, self._seen = self._standing.facts, self._standing.packed
 
     def _drop(self, state: _State = _State.GONE) -> CookieChange:
         self._state = state

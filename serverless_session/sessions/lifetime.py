@@ -16,9 +16,9 @@ the one of a login in another tab.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Final, NamedTuple
 
 from serverless_session.deadline import Duration, seconds
@@ -136,8 +136,9 @@ class Lifetime(NamedTuple):
 
 
 def _span(duration: Duration, looked_at: str, or_else: str = "") -> float:
-    if isinstance(duration, timedelta | int | float) and abs(seconds(duration)) <= LONGEST:
-        return seconds(duration)
+    with contextlib.suppress(TypeError):
+        if abs(seconds(duration)) <= LONGEST:
+            return seconds(duration)
     raise ConfigurationError(
         "bad-" + looked_at.rstrip("=").replace("_", "-"),
         "the life of a session is no span of time",

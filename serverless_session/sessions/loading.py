@@ -70,3 +70,16 @@ class NotLoaded:
 
 
 MutableMapping.register(NotLoaded)  # else `match` would pass by it without a word
+
+
+class Nobody:
+    """Keeps nothing: for a session that is seen by nobody else."""
+
+    async def save(self) -> bool:
+        return False
+
+    async def reload(self) -> bool:
+        return False
+
+    def can_send_cookie(self) -> bool:
+        return True

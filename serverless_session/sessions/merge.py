@@ -47,7 +47,9 @@ class MergeRules(NamedTuple):
     @classmethod
     def of(cls, strategies: Mapping[str, Merge], together: Sequence[Sequence[str]]) -> MergeRules:
         """From what a user gives. Raises `ConfigurationError`."""
-        if not all(isinstance(key, str) and callable(strategy) for key, strategy in strategies.items()):
+        if not isinstance(strategies, Mapping) or not all(
+            isinstance(key, str) and callable(strategy) for key, strategy in strategies.items()
+        ):
             raise ConfigurationError(
                 "bad-merge",
                 "a merge strategy is a function for a key of the session",
@@ -62,10 +64,10 @@ class MergeRules(NamedTuple):
                 mend='together=[("tenant", "role")]',
             )
         groups = tuple(frozenset(group) for group in together)
-        if not all(isinstance(key, str) for group in groups for key in group):
+        if not all(len(group) > 1 and all(isinstance(key, str) for key in group) for group in groups):
             raise ConfigurationError(
                 "bad-together",
-                "a key of a session is a text",
+                "a group is two keys or more, each of them a text",
                 looked_at="together=",
                 mend='together=[("tenant", "role")]',
             )
@@ -81,6 +83,15 @@ class MergeRules(NamedTuple):
 
 
 NO_RULES = MergeRules()
+
+
+class FunctionRaised(Exception):
+    """A function of `session.change` raised where it ran again: of which key, and what."""
+
+    def __init__(self, key: str, error: Exception) -> None:
+        super().__init__()
+        self.key = key
+        self.error = error
 
 
 class Merged(NamedTuple):
@@ -103,6 +114,7 @@ def merge(
     """Merge top-level mappings; none of the three is changed, and nested values are shared with them.
 
     `functions`: of keys that `mine` has changed by a function, that function: it runs again on what `theirs` has.
+    Raises `FunctionRaised` if one does.
     """
     data: dict[str, Any] = {}
     conflicts = 0
@@ -117,7 +129,10 @@ def merge(
         if key in settled:
             value, met = settled[key], 0
         elif functions and key in functions and _ABSENT not in its[1:] and not _same(its[0], its[2]):
-            value, met = functions[key](its[2]), 0
+            try:
+                value, met = functions[key](its[2]), 0
+            except Exception as error:
+                raise FunctionRaised(key, error) from error
         elif key in rules.strategies and _both_changed(*its):
             value, met = rules.strategies[key](None if its[0] is _ABSENT else its[0], its[1], its[2]), 0
         else:

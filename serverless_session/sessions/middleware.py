@@ -26,7 +26,7 @@ from serverless_session.sessions.foreign import ForeignCookies
 from serverless_session.sessions.headers import from_own_page, path_of
 from serverless_session.sessions.lifecycle import Rules, Visit
 from serverless_session.sessions.lifetime import FOURTEEN_DAYS, Lifetime
-from serverless_session.sessions.loading import NotLoaded
+from serverless_session.sessions.loading import Nobody, NotLoaded
 from serverless_session.sessions.merge import Merge, MergeRules
 from serverless_session.sessions.queueing import SaveQueue
 from serverless_session.sessions.session import Session
@@ -190,7 +190,8 @@ class SessionMiddleware:
             scope["session"] = NotLoaded(None)
         elif scope["type"] == "websocket" and not from_own_page(scope["headers"], settings.allowed_origins):
             tell("session.foreign_page")
-            scope["session"] = Session()  # seen by nobody else, and saved by nobody
+            scope["session"] = Session()  # seen by nobody else
+            scope["session"]._keeper = Nobody()
         else:
             load = partial(answer.load, session_id)
             if settings.lazy:
@@ -216,8 +217,10 @@ class SessionMiddleware:
             if not await answer.answers(error):
                 await answer.end_only()
                 raise
-        except BaseException:
+        except BaseException as error:
             await answer.end_only()
+            if isinstance(error, RuntimeError) and error.__cause__ is answer.failed_to_send is not None:
+                raise answer.failed_to_send from None  # Starlette has a handler for it, and could not answer any more
             raise
         else:
             await answer.finish()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
         async def save(self) -> bool: ...
         async def reload(self) -> bool: ...
+        def can_send_cookie(self) -> bool: ...
 
 
 class Login(NamedTuple):
@@ -83,7 +84,7 @@ class Session(dict[str, Any]):
     """What one visitor's requests remember.
 
     Written back when the response starts, and once more before its last chunk and when the app returns, each time only
-    if its contents have changed. What other requests change meanwhile is merged in the store, not in this mapping.
+    if its contents have changed. What other requests have changed meanwhile is merged in, and is in this mapping after.
     `accessed`, `modified` and `mark_accessed()` are as Starlette's.
     """
 
@@ -146,8 +147,8 @@ class Session(dict[str, Any]):
         "remember me"; by default as the middleware says, whose idle and absolute time-outs apply all the same.
         `absolute_timeout` counts from here.
 
-        Carried out when the response starts; asked for later it raises `SessionError` (session-too-late), because no
-        cookie can follow. If another request ended the session meanwhile, it stays ended and no cookie is set. Raises
+        Carried out when the response starts; after that it raises `SessionError` (session-too-late), because no cookie
+        can follow. If another request ended the session meanwhile, it stays ended and no cookie is set. Raises
         `TypeError` and `ValueError` for a user id that is none, or a `max_age` not above 0.
         """
         if isinstance(user_id, bool) or not isinstance(user_id, str | int):
@@ -157,6 +158,7 @@ class Session(dict[str, Any]):
         kept = None if max_age is None else seconds(max_age)
         if kept is not None and not 0 < kept <= LONGEST:
             raise ValueError("max_age is a span of time above 0 and of at most 10 years, or None")
+        self._refuse_too_late()
         self.mark_modified()
         login = Login(str(user_id), kept, self._time())
         if self.user_id not in (None, login.user_id):
@@ -176,9 +178,10 @@ class Session(dict[str, Any]):
     def regenerate(self) -> None:
         """Give the session a new id, keeping its data; the old id is never followed. For where rights change.
 
-        Carried out when the response starts; asked for later it raises `SessionError` (session-too-late), because no
-        cookie can follow. If another request ended the session meanwhile, it stays ended and no cookie is set.
+        Carried out when the response starts; after that it raises `SessionError` (session-too-late), because no cookie
+        can follow. If another request ended the session meanwhile, it stays ended and no cookie is set.
         """
+        self._refuse_too_late()
         self.mark_modified()
         self._asked = self._asked._replace(new_id=True)
 
@@ -188,14 +191,21 @@ class Session(dict[str, Any]):
 
         `fn` takes the value (None where there is none) and returns the new one; what it returns now is in the session,
         and is the result. If another request has changed the key by the time the session is saved, `fn` runs again on
-        what that has left, until what it returned stands. So it must do nothing else, and what it raises at that time
-        is raised where the response starts, and nothing is saved. A key that another request has deleted stays
-        deleted. Raises `TypeError` for a function that is async.
+        what that has left, until what it returned stands. So it must do nothing else, and the result may not be the
+        last word: that is in the session after `await session.save()`. A key that another request has deleted stays
+        deleted.
+
+        What `fn` raises then is raised by `save()`, or else where the response starts, which is too late for another
+        answer; nothing is saved, and the key is what the other request has made of it. Raises `TypeError` for a
+        function that is async, or that returns None for what was there, as one that changes its argument does.
         """
-        value = fn(copy.deepcopy(self.get(key)))
+        before_it = self.get(key)
+        value = fn(copy.deepcopy(before_it))
         if isinstance(value, Coroutine):
             value.close()
             raise TypeError("the function of a change runs again when the session is saved: it cannot be async")
+        if value is None and before_it is not None:
+            raise TypeError("the function of a change returned None: it must return the new value")
         before = self._asked.changed.get(key)
         went_on = before is not None and before.made(self.get(key))  # or it was assigned to since
         functions = (*before.functions, fn) if before is not None and went_on else (fn,)
@@ -207,16 +217,17 @@ class Session(dict[str, Any]):
     async def save(self) -> bool:
         """Save now what has changed, without waiting for the end of the request: for WebSockets and long streams.
 
-        False: the session was ended, or got a new id, in another request; it is empty now. Raises what saving raises:
-        `StoreError`, `ValueNotSerializable`, and `SessionError` where a cookie would have to follow and can not.
+        What other requests have changed meanwhile is in the session afterwards. False: the session was ended, or got a
+        new id, in another request, and is empty now; or it is never kept, because a page of another site opened the
+        WebSocket. Raises what saving raises: `StoreError`, `ValueNotSerializable`, what a function of `change` raises,
+        and `SessionError` where a cookie would have to follow and can not.
         """
         return await self._kept_by().save()
 
     async def reload(self) -> bool:
         """Look into the store again: what other requests have changed is merged in, for WebSockets and long streams.
 
-        What was changed here stays, unsaved. False: the session was ended, or got a new id, in another request; it is
-        empty now. Raises `StoreError`.
+        What was changed here stays, unsaved. False: as of `save()`. Raises `StoreError`.
         """
         return await self._kept_by().reload()
 
@@ -294,8 +305,9 @@ class Session(dict[str, Any]):
     def _replace(self, data: dict[str, Any]) -> None:
         """Other contents, which the app has not made; functions that were run on the old ones have run on these."""
         again = self._asked.functions_for(self)
+        contents = {key: _put_into(self.get(key), value) for key, value in data.items()}
         super().clear()
-        super().update(data)
+        super().update(contents)
         changed = {
             key: Changed(before.functions, copy.deepcopy(data[key]))
             for key, before in self._asked.changed.items()
@@ -303,12 +315,23 @@ class Session(dict[str, Any]):
         }
         self._asked = self._asked._replace(changed=changed)
 
+    def _withdraw(self, key: str, stands: dict[str, Any]) -> None:
+        """A change of `key` that will not be made: it is again what stands."""
+        if key in stands:
+            super().__setitem__(key, stands[key])
+        else:
+            super().pop(key, None)
+
+    def _refuse_too_late(self) -> None:
+        if self._keeper is not None and not self._keeper.can_send_cookie():
+            raise too_late()
+
     def _kept_by(self) -> Keeper:
         if self._keeper is None:
             raise SessionError(
                 "no-keeper",
-                "this session is nobody's: a page of another site opened the WebSocket, or the request has ended",
-                mend="session.save() and session.reload() while a request of your own site runs",
+                "this session belongs to no request",
+                mend="session.save() and session.reload() on the session of a request, while it runs",
             )
         return self._keeper
 
@@ -318,3 +341,28 @@ class Session(dict[str, Any]):
         from pydantic_core import core_schema
 
         return core_schema.is_instance_schema(cls)
+
+
+def too_late() -> SessionError:
+    """A cookie would have to follow, and the response has started."""
+    return SessionError(
+        "session-too-late",
+        "a session was begun, or its id changed, after the response had started: no cookie can follow any more",
+        mend="to request.session before the response starts; later only change a session that there was",
+    )
+
+
+def _put_into(old: Any, new: Any) -> Any:
+    """`new`, in the mappings and lists of `old`, where they are at the same places: the app may hold on to them."""
+    if type(old) is dict and type(new) is dict:
+        contents = {key: _put_into(old.get(key), value) for key, value in new.items()}
+        old.clear()
+        old.update(contents)
+        return old
+    if type(old) is list and type(new) is list:
+        from serverless_session.codec.serializers import first_difference  # as above
+
+        pairs = zip(old, new, strict=False)
+        old[:] = [*(was if first_difference(was, now) is None else now for was, now in pairs), *new[len(old) :]]
+        return old
+    return new

@@ -32,10 +32,12 @@ class ExemptPaths:
     """Paths on which no session is loaded: exact ones, and prefixes that end in `*`."""
 
     def __init__(self, given: Sequence[str]) -> None:
-        if isinstance(given, str) or not all(isinstance(path, str) and path.startswith("/") for path in given):
+        if isinstance(given, str) or not all(
+            isinstance(path, str) and path.startswith("/") and "*" not in path[:-1] for path in given
+        ):
             raise ConfigurationError(
                 "bad-exempt",
-                "what is exempt is a list of paths, each of which begins with /",
+                "what is exempt is a list of paths, each of which begins with / and may end in *",
                 looked_at="exempt=",
                 mend='exempt=["/healthz", "/static/*"]',
             )

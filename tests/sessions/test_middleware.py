@@ -62,6 +62,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         for name, options, code in (
             ("exempt: one text", {"exempt": "/healthz"}, "bad-exempt"),
             ("exempt: without a slash", {"exempt": ["/a", "healthz"]}, "bad-exempt"),
+            ("exempt: a pattern", {"exempt": ["/a*b"]}, "bad-exempt"),
             ("exempt: bytes", {"exempt": [b"/healthz"]}, "bad-exempt"),
             ("exempt: nothing", {"exempt": None}, "bad-setting"),
             ("origins: one text", {"allowed_origins": "https://a.example"}, "bad-origin"),
@@ -77,6 +78,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
             ("merge: no mapping", {"merge": ["visits"]}, "bad-setting"),
             ("together: one text", {"together": "tenant"}, "bad-together"),
             ("together: texts", {"together": ["tenant", "role"]}, "bad-together"),
+            ("together: alone", {"together": [("tenant",)]}, "bad-together"),
             ("together: no texts", {"together": [("tenant", 1)]}, "bad-together"),
             ("together: a key twice", {"together": [("tenant", "role"), ("role", "team")]}, "two-merges"),
             ("together: with a strategy", {"together": [("a", "b")], "merge": {"a": max}}, "two-merges"),

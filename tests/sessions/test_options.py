@@ -1,9 +1,10 @@
 """Options of the middleware that say which requests have sessions, how large they may be, and who wins a conflict."""
 
 import asyncio
+import copy
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -11,17 +12,25 @@ import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from serverless_session import LambdaHandler, Session, SessionMiddleware, SharedState, load_session, sum_of_changes
-from serverless_session.errors import SessionConflict, SessionNotLoaded, SessionTooLarge
+from serverless_session.errors import (
+    ServerlessSessionError,
+    SessionConflict,
+    SessionError,
+    SessionNotLoaded,
+    SessionTooLarge,
+    StoreError,
+)
 from serverless_session.stores import ABSENT, Delete, MemoryStore, Missing, Write
 from serverless_session.testing import CountingStore, FaultyStore, ManualClock
 from tests.aws.events import Context, event_v2
 from tests.servers import Server
 from tests.sessions.apps import (
+    ROUTES,
     SECRET,
     Action,
     Meanwhile,
@@ -567,3 +576,148 @@ async def test_a_change_by_an_async_function_is_refused_and_nothing_has_happened
         await session.change("visits", count)
     assert session == {"visits": 1}
     assert not session.modified
+
+
+async def test_a_change_that_returns_nothing_is_refused() -> None:
+    session = Session({"cart": ["tea"]})
+    with pytest.raises(TypeError, match="returned None"):
+        await session.change("cart", lambda cart: cart.append("mug"))
+    assert session == {"cart": ["tea"]}
+
+
+async def answers_of_buyers(shared: SharedState, buyers: int, stock: int) -> tuple[list[int], Any]:
+    """What each was told is left, -1 where there was none; and what is left in the end."""
+
+    class SoldOut(Exception):
+        pass
+
+    def take(left: int) -> int:
+        if left == 0:
+            raise SoldOut
+        return left - 1
+
+    together = asyncio.Barrier(buyers)
+
+    async def buy(request: Request) -> Response:
+        session = await load_session(request)
+        await together.wait()
+        await session.change("stock", take)
+        try:
+            await session.save()
+        except SoldOut:
+            return JSONResponse(-1, 409)
+        return JSONResponse(session["stock"])
+
+    async with tabs(app_over(shared, Route("/buy", buy, methods=["POST"]))) as client:
+        await client.post("/update", json={"stock": stock})
+        told = await asyncio.gather(*(client.post("/buy") for _ in range(buyers)))
+        return [answer.json() for answer in told], (await client.get("/view")).json()
+
+
+async def test_after_a_save_a_change_is_known_for_good_and_may_have_been_refused() -> None:
+    shared, _ = counted()
+    told, left = await answers_of_buyers(shared, buyers=15, stock=10)
+    assert sorted(told) == [-1] * 5 + list(range(10)), "each was told another number, and who got none was told so"
+    assert left == {"stock": 0}
+
+
+# --- what the app sees after a save -----------------------------------------------------------------------------------
+
+
+async def test_what_another_request_has_written_is_in_the_session_after_a_save() -> None:
+    """Else what is computed from it next would overwrite the other's."""
+    shared, _ = counted()
+    seen: list[Any] = []
+
+    async def add_twice(session: Session) -> None:
+        cart, address = session["cart"], session["address"]
+        await other.post("/update", json={"points": 100, "cart": ["tea", "honey"], "address": {"street": "A", "no": 1}})
+        cart.append("mug")
+        await session.save()
+        seen.append(copy.deepcopy(dict(session)))
+        session["points"] += 10
+        cart.append("bread")  # the app may go on with what it has had in hand
+        address["city"] = "X"
+
+    app = app_over(shared, doing("/add", add_twice))
+    async with tabs(app) as one, tabs(app_over(SharedState(shared.store, secret_key=SECRET))) as other:
+        await one.post("/update", json={"points": 0, "cart": ["tea"], "address": {"street": "A"}})
+        other.cookies.update(one.cookies)
+        await one.get("/add")
+        found = (await one.get("/view")).json()
+    assert seen[0]["points"] == 100
+    assert seen[0]["cart"] == ["tea", "honey", "mug"]
+    assert found == {
+        "points": 110,
+        "cart": ["tea", "honey", "mug", "bread"],
+        "address": {"street": "A", "no": 1, "city": "X"},
+    }
+
+
+async def test_what_is_written_while_a_save_is_on_its_way_stays() -> None:
+    shared, store = counted()
+    waiting = Meanwhile(store)
+    waiting.meets = lambda operation: False
+
+    async def write_meanwhile(session: Session) -> None:
+        async def write() -> None:
+            session["late"] = 1
+
+        session["a"] = 1
+        await other.post("/update", json={"b": 1})
+        waiting.happens, waiting.meets = write, lambda operation: isinstance(operation, Write)
+        await session.save()
+        assert session == {"start": 1, "a": 1, "b": 1, "late": 1}
+
+    app = app_over(SharedState(waiting, secret_key=SECRET), doing("/write", write_meanwhile))
+    async with tabs(app) as one, tabs(app_over(shared)) as other:
+        await one.post("/update", json={"start": 1})
+        other.cookies.update(one.cookies)
+        await one.get("/write")
+        assert (await one.get("/view")).json() == {"start": 1, "a": 1, "b": 1, "late": 1}
+
+
+def test_a_login_after_the_start_is_refused_where_it_is_called() -> None:
+    """And leaves who is logged in as they are."""
+    refused: list[str] = []
+
+    async def stream(request: Request) -> Response:
+        session = await load_session(request)
+
+        async def chunks() -> AsyncIterator[str]:
+            yield "a"
+            with pytest.raises(SessionError, match="session-too-late"):
+                session.login("bob")
+            with pytest.raises(SessionError, match="session-too-late"):
+                session.regenerate()
+            refused.append(str(session.user_id))
+            session["seen"] = True
+
+        return StreamingResponse(chunks())
+
+    shared, _ = counted()
+    with browser(
+        app_over(shared, doing("/in", lambda session: session.login("root")), Route("/stream", stream))
+    ) as tab:
+        tab.get("/in")
+        assert tab.get("/stream").text == "a"
+        assert tab.get("/view").json() == {"seen": True}
+    assert refused == ["root"]
+
+
+@pytest.mark.parametrize("handled", [StoreError, ServerlessSessionError, Exception])
+def test_what_a_save_raises_leaves_as_it_is_though_the_app_has_a_handler_for_it(handled: type[Exception]) -> None:
+    """Starlette calls no handler once the response has begun, and makes a RuntimeError of what it is for."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("never", 500)
+
+    faulty = FaultyStore(MemoryStore())
+    broken = SharedState(faulty, secret_key=SECRET)
+    inner = Starlette(routes=ROUTES, exception_handlers={handled: answer})
+    app = SessionMiddleware(inner, shared=broken, on_store_failure="raise")
+    with TestClient(app, base_url="https://testserver") as client:
+        client.post("/update", json={"a": 1})
+        faulty.fail(on=Write)
+        with pytest.raises(StoreError):
+            client.post("/update", json={"a": 2})

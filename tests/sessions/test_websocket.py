@@ -149,10 +149,10 @@ async def test_a_foreign_pages_session_is_saved_by_nobody_and_says_so() -> None:
     chat = Chat()
     cookie = await chat.begin()
     opened = await chat.open(cookie, headers=[(b"origin", b"https://evil.example")])
-    opened._inbox.put_nowait({"type": "websocket.receive", "text": "save"})
-    error = await opened.leave()
-    assert isinstance(error, SessionError)
-    assert error.code == "no-keeper"
+    assert await opened.say("said") is None
+    assert await opened.say("save") is False
+    assert await opened.say("reload") is False
+    assert "said" not in await chat.view(cookie)
 
 
 @pytest.mark.parametrize("path", ["/obey", "/catch"], ids=["raised", "caught"])
