@@ -238,6 +238,9 @@ class Visit:
         mine = self._pack(facts, self.session)
         if not self._lifetime.stores:
             return self._only_a_cookie(facts, now)
+        ends_at = self._lifetime.end(facts, now)
+        if ends_at <= now:
+            return self._drop()  # a new id does not start the absolute time-out anew
         old = self._standing if self._state in (_State.LIVE, _State.MOVED) else None
         if old is not None and not asked.ending:  # an earlier save may have met siblings
             facts = facts._replace(siblings=union(facts.siblings or (), siblings_of(old)))
@@ -246,9 +249,7 @@ class Visit:
             # An earlier save may have merged in what the app has not seen.
             data = self._with_what_stands(mine, old, asked)
         packed = self._fitting(facts, data, old)
-        new = Record(
-            self._vault.key(new_id.secret), new_version(), packed, self._lifetime.end(facts, now), facts, holds=True
-        )
+        new = Record(self._vault.key(new_id.secret), new_version(), packed, ends_at, facts, holds=True)
         yield from self._put(new, ABSENT, now)
         if old is not None:
             try:
@@ -416,7 +417,7 @@ class Visit:
             facts = standing.facts if late else self._lifetime.used(standing.facts, now, changed=False)
             ends_at = self._lifetime.end(facts, now)
             worth = self._lifetime.worth_writing(facts, new_end=ends_at, old_end=standing.ends_at)
-            if not worth or not standing.holds:
+            if not worth or not standing.holds or ends_at <= now:  # the last: it ran down while the request did
                 break
             packed = self._pack(facts, data_of(self._vault, standing.packed))
             new = Record(standing.key, new_version(), packed, ends_at, facts, holds=True)

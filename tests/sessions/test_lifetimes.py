@@ -15,11 +15,14 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from serverless_session import SharedState, load_session
+from serverless_session.sessions.lifecycle import CookieChange, Rules, Visit
+from serverless_session.sessions.lifetime import Lifetime
 from serverless_session.stores import MemoryStore, Operation, Outcome, Store, Write
 from serverless_session.testing import CountingStore, FaultyStore, ManualClock
 from tests.docs.pages import ROOT
-from tests.sessions import lifetimes
+from tests.sessions import lifetimes, scenarios
 from tests.sessions.apps import SECRET, app_over
+from tests.sessions.interleaving import App, World
 from tests.sessions.lifetimes import COVERS, DAY, HOUR, MINUTE, ROWS, Row, Use
 
 AGAIN = 60
@@ -184,6 +187,30 @@ def test_a_new_id_does_not_start_the_absolute_time_out_anew() -> None:
     assert visitor.cookies == [HOUR, 10 * MINUTE]
     visitor.clock.advance(11 * MINUTE)
     assert not visitor.lives()
+
+
+@pytest.mark.parametrize(
+    ("app", "late"),
+    [
+        pytest.param(scenarios.look, False, id="a use"),
+        pytest.param(scenarios.look, True, id="a late use"),
+        pytest.param(scenarios.A, False, id="a change"),
+        pytest.param(scenarios.A, True, id="a late change"),
+        pytest.param(scenarios.regenerate, False, id="a new id"),
+    ],
+)
+def test_a_request_that_outlives_the_absolute_time_out_keeps_nothing(app: App, late: bool) -> None:
+    """And it is no error: a socket, or a stream, may be open for longer than its session lives."""
+    rules = Rules(lifetime=Lifetime(max_age=None, idle_timeout=30 * MINUTE, absolute_timeout=HOUR))
+    world = World(rules=rules)
+    world.alone(scenarios.put("user", "ann"))
+    world.clock.advance(20 * MINUTE)
+    visit = Visit(world.records, world.ids.new, rules)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    world.clock.advance(HOUR)
+    app(visit.session)
+    assert world.run(visit.save(now=world.clock.time(), late=late)) is CookieChange.KEEP
+    assert world.content(world.jar) == {}
 
 
 def test_a_login_without_max_age_is_remembered_no_longer() -> None:
