@@ -128,9 +128,10 @@ class Visit:
     def reload(self) -> Steps[bool]:
         """Look again: what others have changed comes into `session`, what the app has changed stays in it, unsaved.
 
-        False: the session was ended, moved or forgotten meanwhile, and is empty now; or it has not begun.
+        False: the session was ended, moved or forgotten meanwhile, and is empty now; or it has not begun, as what the
+        app has written after an ending of its own. Nothing of the session that it ends may come into that.
         """
-        if self._state is not _State.LIVE or self._standing is None:
+        if self._state is not _State.LIVE or self._standing is None or self.session._asked.ending:
             return False
         found = yield from ask(self._vault, Read(self._standing.key))
         if isinstance(found, Record) and found.facts is not None:

@@ -215,8 +215,8 @@ class Session(dict[str, Any]):
     async def reload(self) -> bool:
         """Look into the store again: what other requests have changed is merged in, for WebSockets and long streams.
 
-        What was changed here stays, unsaved. False: the session was ended, or got a new id, in another request; it is
-        empty now. Raises `StoreError`.
+        What was changed here stays, unsaved. False: the session was ended, or got a new id, in another request, and is
+        empty now; or it has not begun yet, as what is written after a logout. Raises `StoreError`.
         """
         return await self._kept_by().reload()
 
