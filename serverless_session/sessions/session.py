@@ -270,6 +270,9 @@ class Session(dict[str, Any]):
         super().update(other)
         return self
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return dict, (dict(self),)  # a copy is one of the contents: nobody would save it
+
     # --- for the lifecycle --------------------------------------------------------------------------------------------
 
     def _take_asked(self) -> Asked:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import copy
 import logging
-from collections.abc import AsyncIterator, Sequence
+import pickle
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -505,6 +507,23 @@ def test_what_a_session_knows_of_itself() -> None:
     later = begun + timedelta(minutes=61)
     assert seen[:2] == [(is_new, begun, begun + timedelta(hours=1)) for is_new in (True, False)]
     assert seen[2] == (True, later, later + timedelta(hours=1))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda session: pickle.loads(pickle.dumps(session))])
+def test_a_copy_of_a_session_is_a_dict_that_nobody_saves(copied: Callable[[Session], dict[str, Any]]) -> None:
+    """A page makes one to compare before and after, or to hand the contents to a worker."""
+
+    async def copy_it(request: Request) -> Response:
+        of_it = copied(await load_session(request))
+        assert type(of_it) is dict
+        of_it["copy"] = 1
+        return JSONResponse(of_it)
+
+    shared, _ = counted()
+    with browser(app_over(shared, Route("/copy", copy_it))) as client:
+        client.post("/update", json={"cart": ["milk"]})
+        assert client.get("/copy").json() == {"cart": ["milk"], "copy": 1}
+        assert client.get("/view").json() == {"cart": ["milk"]}
 
 
 def test_a_mistyped_attribute_is_an_error() -> None:
