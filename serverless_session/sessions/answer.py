@@ -151,9 +151,11 @@ class Answer:
     async def end_only(self) -> None:
         """The app has raised, or never answered: what it ended stays ended, nothing else is kept."""
         if not self._refused:
-            self._take_assigned()
             try:
+                self._take_assigned()
                 await self._save(self._visit.end())
+            except SessionNotLoaded:
+                pass  # there is nothing to end, and why the app ended, a cancellation above all, counts more
             except (StoreError, UnreadableValue) as error:
                 tell("session.ending_failed", {"error": error.code})
 
