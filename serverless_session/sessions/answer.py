@@ -318,6 +318,7 @@ class Answer:
                 result: _T = stop.value
                 return result
             finally:
+                steps.close()  # what was cut off by a failure is asked for again, before anybody looks
                 self._tell_what_happened()
 
     def _tell_what_happened(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from serverless_session import Session, SessionMiddleware, SharedState
-from serverless_session.stores import MemoryStore, Operation, Outcome, Read
+from serverless_session.stores import Delete, MemoryStore, Operation, Outcome, Read
 from tests.sessions.apps import SECRET
 from tests.sessions.direct import Said, call, scope_of
 
@@ -143,4 +143,26 @@ async def test_a_logout_that_waits_for_another_task_is_carried_out_though_cancel
         request.cancel()
     await asyncio.wait([request, *saving])
     assert request.cancelled()
+    assert await visitor.sees() == {}
+
+
+class Broken(MemoryStore):
+    """It breaks its contract once: a deletion raises."""
+
+    broken = True
+
+    async def perform(self, *operations: Operation) -> Sequence[Outcome]:
+        if isinstance(operations[0], Delete) and self.broken:
+            self.broken = False
+            raise RuntimeError("no store may raise")
+        return await super().perform(*operations)
+
+
+async def test_a_logout_that_was_cut_off_by_a_broken_store_is_tried_again() -> None:
+    async def log_out(session: Session) -> None:
+        session.logout()
+
+    visitor = Visitor(Broken())
+    await visitor.does(sign_in)
+    assert isinstance((await visitor.does(log_out)).error, RuntimeError)
     assert await visitor.sees() == {}
