@@ -162,7 +162,7 @@ class Visit:
     @property
     def over(self) -> bool:
         """The session that was loaded is known to have ended, or to have another id now."""
-        return self._state in (_State.MOVED, _State.GONE)
+        return self._lifetime.stores and self._state in (_State.MOVED, _State.GONE)
 
     def needs_cookie(self) -> bool:
         """Would a save now have to hand the browser an id that it does not have?"""

@@ -167,6 +167,19 @@ def test_with_max_age_0_nothing_is_kept() -> None:
     assert visitor.store.calls == 0
 
 
+def test_with_max_age_0_a_save_within_the_request_takes_nothing_from_it() -> None:
+    async def save_and_go_on(request: Request) -> Response:
+        session = await load_session(request)
+        session["a"] = 1
+        return JSONResponse([await session.save(), session])
+
+    visitor = Visitor(max_age=0)
+    with TestClient(app_over(visitor.shared, Route("/save", save_and_go_on), max_age=0)) as client:
+        answer = client.get("/save")
+    assert answer.json() == [True, {"a": 1}]
+    assert "; Max-Age=0;" in answer.headers["set-cookie"]
+
+
 def test_a_login_starts_the_absolute_time_out_anew() -> None:
     visitor = Visitor(absolute_timeout=HOUR)
     visitor.use("change")
