@@ -275,7 +275,10 @@ class Answer:
                 raise
             return None
         self._started = True
-        return self._owed if change is CookieChange.KEEP else change
+        if change is not CookieChange.KEEP:
+            return change
+        # Where another request has ended the session since, that has told the browser what to do with its cookie.
+        return CookieChange.KEEP if self._visit.over else self._owed
 
     async def _save_late(self) -> None:
         if self._visit.needs_cookie():

@@ -479,6 +479,23 @@ def test_reload_in_a_request_sees_what_another_has_changed_and_keeps_what_is_uns
         assert client.get("/view").json() == {"a": 0, "mine": 1, "theirs": 2}
 
 
+def test_a_cookie_that_a_save_owes_is_not_sent_where_the_session_has_ended_since() -> None:
+    async def save_and_go_on(session: Session) -> Any:
+        session.regenerate()
+        saved = [await session.save()]
+        other.post("/clear")
+        session["late"] = 1
+        return saved
+
+    app, _ = app_that(save_and_go_on)
+    with browser(app) as client, browser(app) as other:
+        client.post("/update", json={"user": "ann"})
+        other.cookies.update(client.cookies)
+        answer = client.get("/it")
+        assert answer.json() == [True]
+        assert "set-cookie" not in answer.headers
+
+
 @pytest.mark.parametrize("after", [{}, {"flash": "bye"}])
 def test_reload_after_a_logout_brings_nothing_back(after: dict[str, str]) -> None:
     async def log_out_and_look_again(session: Session) -> Any:
