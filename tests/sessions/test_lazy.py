@@ -355,5 +355,5 @@ def test_a_load_that_was_cancelled_is_begun_again_by_the_next_who_asks() -> None
     shared, store = failing()
     with browser(app_over(shared, Route("/load", endpoint), *LOADS, lazy=True)) as client:
         client.get("/put")
-        store.delay(0.1, on=Read, times=1)
+        store.delay(0.9, on=Read, times=1)
         assert client.get("/load").json() == {"n": 1}
