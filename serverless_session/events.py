@@ -1,8 +1,8 @@
 """What happens that an operator may want to know: stable names, each with a level, a sentence and its fields.
 
 Events go to the standard `logging`. A record's message is `name: sentence`, and the same is on the record as
-attributes: `record.event`, and one for each field. Fields are counts, sizes and codes of errors: never an id, a key or
-a value. Where nobody listens at an event's level, nothing is put together.
+attributes: `record.event`, and one for each field. Fields are counts, sizes, and codes and sentences of our own errors:
+never an id, a key or a value. Where nobody listens at an event's level, nothing is put together.
 """
 
 from __future__ import annotations

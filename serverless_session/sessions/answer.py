@@ -72,6 +72,8 @@ class Answer:
         self._notes = notes
         self._scope = scope
         self._send = send
+        self._one_at_a_time = asyncio.Lock()
+        self._under_way = 0
         self._loading: asyncio.Lock | None = None
         self._loaded = False
         self._failure: StoreError | UnreadableValue | None = None  # of the load
@@ -158,9 +160,11 @@ class Answer:
     async def end_only(self) -> None:
         """The app has raised, or never answered: what it ended stays ended, nothing else is kept."""
         if not self._refused:
-            self._take_assigned()
             try:
+                self._take_assigned()
                 await self._save(self._visit.end())
+            except SessionNotLoaded:
+                pass  # there is nothing to end, and why the app ended, a cancellation above all, counts more
             except (StoreError, UnreadableValue) as error:
                 tell("session.ending_failed", {"error": error.code})
 
@@ -281,7 +285,10 @@ class Answer:
                 raise
             return None
         self._started = True
-        return self._owed if change is CookieChange.KEEP else change
+        if change is not CookieChange.KEEP:
+            return change
+        # Where another request has ended the session since, that has told the browser what to do with its cookie.
+        return CookieChange.KEEP if self._visit.over else self._owed
 
     async def _save_late(self) -> None:
         if self._visit.needs_cookie():
@@ -298,20 +305,30 @@ class Answer:
     # --- the store is asked -------------------------------------------------------------------------------------------
 
     async def _carry_out(self, steps: Steps[_T], *, as_saver: bool = False) -> _T:
-        """Do what the lifecycle asks for, one operation after the other; a saver goes on to the end if cancelled."""
+        """Do what the lifecycle asks for, one operation after the other; a saver goes on to the end if cancelled.
+
+        Tasks of one request may save and reload at the same time; the rules know of one who does, so they take turns.
+        """
+        waits, self._under_way = self._under_way > 0, self._under_way + 1
         try:
-            operation = next(steps)
-        except StopIteration as stop:
-            nothing_to_do: _T = stop.value
-            return nothing_to_do
+            work = self._carry_out_alone(steps, as_saver=as_saver)
+            return await (_to_the_end(work) if as_saver and waits else work)
         finally:
-            self._tell_what_happened()
-        try:
-            if as_saver:
-                return await _to_the_end(self._perform_in_turn(operation, steps))
-            return await self._perform(operation, steps)
-        finally:
-            self._tell_what_happened()
+            self._under_way -= 1
+
+    async def _carry_out_alone(self, steps: Steps[_T], *, as_saver: bool) -> _T:
+        async with self._one_at_a_time:
+            try:
+                operation = next(steps)
+                if as_saver:
+                    return await _to_the_end(self._perform_in_turn(operation, steps))
+                return await self._perform(operation, steps)
+            except StopIteration as stop:  # there is nothing to do
+                result: _T = stop.value
+                return result
+            finally:
+                steps.close()  # what was cut off by a failure is asked for again, before anybody looks
+                self._tell_what_happened()
 
     def _tell_what_happened(self) -> None:
         for event, fields in self._visit.events:

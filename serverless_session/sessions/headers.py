@@ -54,7 +54,7 @@ def from_own_page(headers: Sequence[tuple[bytes, bytes]], allowed_origins: Colle
     a proxy it is another one. `Origin: null` is a foreign page, and so is one of several origins that is.
     """
     host = dict(headers).get(b"host", b"").lower()
-    origins = [value.lower() for name, value in headers if name == b"origin"]
+    origins = [value.lower() for name, value in headers if name.lower() == b"origin"]
     return all(origin in allowed_origins or (host and origin.partition(b"://")[2] == host) for origin in origins)
 
 

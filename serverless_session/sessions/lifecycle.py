@@ -136,9 +136,10 @@ class Visit:
     def reload(self) -> Steps[bool]:
         """Look again: what others have changed comes into `session`, what the app has changed stays in it, unsaved.
 
-        False: the session was ended, moved or forgotten meanwhile, and is empty now; or it has not begun.
+        False: the session was ended, moved or forgotten meanwhile, and is empty now; or it has not begun, as what the
+        app has written after an ending of its own. Nothing of the session that it ends may come into that.
         """
-        if self._state is not _State.LIVE or self._standing is None:
+        if self._state is not _State.LIVE or self._standing is None or self.session._asked.ending:
             return False
         found = yield from ask(self._vault, Read(self._standing.key))
         if isinstance(found, Record) and found.facts is not None:
@@ -169,7 +170,7 @@ class Visit:
     @property
     def over(self) -> bool:
         """The session that was loaded is known to have ended, or to have another id now."""
-        return self._state in (_State.MOVED, _State.GONE)
+        return self._lifetime.stores and self._state in (_State.MOVED, _State.GONE)
 
     def needs_cookie(self) -> bool:
         """Would a save now have to hand the browser an id that it does not have?"""
@@ -251,6 +252,9 @@ class Visit:
         mine = self._pack(facts, self.session)
         if not self._lifetime.stores:
             return self._only_a_cookie(facts, now)
+        ends_at = self._lifetime.end(facts, now)
+        if ends_at <= now:
+            return self._drop()  # a new id does not start the absolute time-out anew
         old = self._standing if self._state in (_State.LIVE, _State.MOVED) else None
         if old is not None and not asked.ending:  # an earlier save may have met siblings
             facts = facts._replace(siblings=union(facts.siblings or (), siblings_of(old)))
@@ -259,9 +263,7 @@ class Visit:
             # An earlier save may have merged in what the app has not seen.
             data = self._with_what_stands(mine, old, asked)
         packed = self._fitting(facts, data, old)
-        new = Record(
-            self._vault.key(new_id.secret), new_version(), packed, self._lifetime.end(facts, now), facts, holds=True
-        )
+        new = Record(self._vault.key(new_id.secret), new_version(), packed, ends_at, facts, holds=True)
         yield from self._put(new, ABSENT, now)
         if old is not None:
             try:
@@ -430,7 +432,7 @@ class Visit:
             facts = standing.facts if late else self._lifetime.used(standing.facts, now, changed=False)
             ends_at = self._lifetime.end(facts, now)
             worth = self._lifetime.worth_writing(facts, new_end=ends_at, old_end=standing.ends_at)
-            if not worth or not standing.holds:
+            if not worth or not standing.holds or ends_at <= now:  # the last: it ran down while the request did
                 break
             packed = self._pack(facts, data_of(self._vault, standing.packed))
             new = Record(standing.key, new_version(), packed, ends_at, facts, holds=True)

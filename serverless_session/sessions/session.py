@@ -227,7 +227,9 @@ class Session(dict[str, Any]):
     async def reload(self) -> bool:
         """Look into the store again: what other requests have changed is merged in, for WebSockets and long streams.
 
-        What was changed here stays, unsaved. False: as of `save()`. Raises `StoreError`.
+        What was changed here stays, unsaved. False: the session was ended, or got a new id, in another request, and is
+        empty now; or it has not begun yet, as what is written after a logout; or it is never kept, as of `save()`.
+        Raises `StoreError`.
         """
         return await self._kept_by().reload()
 
@@ -280,6 +282,9 @@ class Session(dict[str, Any]):
         self.mark_modified()
         super().update(other)
         return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return dict, (dict(self),)  # a copy is one of the contents: nobody would save it
 
     # --- for the lifecycle --------------------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from serverless_session.sessions.session import Session
 from serverless_session.shared import SharedState
 from serverless_session.stores import Failed, MemoryStore, Operation, Outcome, Read
 from serverless_session.testing import ManualClock
+from tests.sessions.apps import SECRET
 
-SECRET = "k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1"
 LIFE = 1000.0
 RULES = Rules(lifetime=Lifetime(max_age=LIFE))
 

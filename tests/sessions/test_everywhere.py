@@ -484,6 +484,39 @@ def test_reload_in_a_request_sees_what_another_has_changed_and_keeps_what_is_uns
         assert client.get("/view").json() == {"a": 0, "mine": 1, "theirs": 2}
 
 
+def test_a_cookie_that_a_save_owes_is_not_sent_where_the_session_has_ended_since() -> None:
+    async def save_and_go_on(session: Session) -> Any:
+        session.regenerate()
+        saved = [await session.save()]
+        other.post("/clear")
+        session["late"] = 1
+        return saved
+
+    app, _ = app_that(save_and_go_on)
+    with browser(app) as client, browser(app) as other:
+        client.post("/update", json={"user": "ann"})
+        other.cookies.update(client.cookies)
+        answer = client.get("/it")
+        assert answer.json() == [True]
+        assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("after", [{}, {"flash": "bye"}])
+def test_reload_after_a_logout_brings_nothing_back(after: dict[str, str]) -> None:
+    async def log_out_and_look_again(session: Session) -> Any:
+        session.logout()
+        session.update(after)
+        other.post("/update", json={"theirs": 2})
+        return [await session.reload(), dict(session)]
+
+    app, _ = app_that(log_out_and_look_again)
+    with browser(app) as client, browser(app) as other:
+        client.post("/update", json={"a": 0})
+        other.cookies.update(client.cookies)
+        assert client.get("/it").json() == [False, after]
+        assert client.get("/view").json() == after
+
+
 @pytest.mark.parametrize("when", ["before the start", "in the stream"])
 def test_a_session_emptied_key_by_key_saved_and_filled_again_is_kept(when: str) -> None:
     """A cookie that was never removed, or is set again, needs no other one for what is changed later."""

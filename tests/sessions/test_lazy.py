@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from serverless_session import SessionMiddleware, SharedState, load_session
@@ -23,6 +24,7 @@ from serverless_session.fastapi import CurrentSession
 from serverless_session.stores import MemoryStore, Read
 from serverless_session.testing import CountingStore, FaultyStore
 from tests.sessions.apps import SECRET, app_over, browser, counted, doing
+from tests.sessions.direct import call, scope_of
 
 LOADS = [
     doing("/see", lambda session: None),
@@ -179,6 +181,17 @@ def test_a_dict_assigned_to_what_is_not_loaded_is_refused(assigned: dict[str, st
         with pytest.raises(SessionNotLoaded, match="assigned"):
             client.get("/assign")
         assert client.get("/see").json() == {"n": 1}
+
+
+@pytest.mark.parametrize("why", [asyncio.CancelledError, RuntimeError])
+async def test_a_dict_assigned_to_what_is_not_loaded_hides_no_other_error(why: type[BaseException]) -> None:
+    async def assign_and_raise(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"] = {}
+        raise why
+
+    shared, _ = counted()
+    said = await call(SessionMiddleware(assign_and_raise, shared=shared, lazy=True), scope_of("/", None))
+    assert isinstance(said.error, why)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -342,5 +355,5 @@ def test_a_load_that_was_cancelled_is_begun_again_by_the_next_who_asks() -> None
     shared, store = failing()
     with browser(app_over(shared, Route("/load", endpoint), *LOADS, lazy=True)) as client:
         client.get("/put")
-        store.delay(0.1, on=Read, times=1)
+        store.delay(0.9, on=Read, times=1)
         assert client.get("/load").json() == {"n": 1}

@@ -15,11 +15,14 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from serverless_session import SharedState, load_session
+from serverless_session.sessions.lifecycle import CookieChange, Rules, Visit
+from serverless_session.sessions.lifetime import Lifetime
 from serverless_session.stores import MemoryStore, Operation, Outcome, Store, Write
 from serverless_session.testing import CountingStore, FaultyStore, ManualClock
 from tests.docs.pages import ROOT
-from tests.sessions import lifetimes
+from tests.sessions import lifetimes, scenarios
 from tests.sessions.apps import SECRET, app_over
+from tests.sessions.interleaving import App, World
 from tests.sessions.lifetimes import COVERS, DAY, HOUR, MINUTE, ROWS, Row, Use
 
 AGAIN = 60
@@ -164,6 +167,19 @@ def test_with_max_age_0_nothing_is_kept() -> None:
     assert visitor.store.calls == 0
 
 
+def test_with_max_age_0_a_save_within_the_request_takes_nothing_from_it() -> None:
+    async def save_and_go_on(request: Request) -> Response:
+        session = await load_session(request)
+        session["a"] = 1
+        return JSONResponse([await session.save(), session])
+
+    visitor = Visitor(max_age=0)
+    with TestClient(app_over(visitor.shared, Route("/save", save_and_go_on), max_age=0)) as client:
+        answer = client.get("/save")
+    assert answer.json() == [True, {"a": 1}]
+    assert "; Max-Age=0;" in answer.headers["set-cookie"]
+
+
 def test_a_login_starts_the_absolute_time_out_anew() -> None:
     visitor = Visitor(absolute_timeout=HOUR)
     visitor.use("change")
@@ -184,6 +200,30 @@ def test_a_new_id_does_not_start_the_absolute_time_out_anew() -> None:
     assert visitor.cookies == [HOUR, 10 * MINUTE]
     visitor.clock.advance(11 * MINUTE)
     assert not visitor.lives()
+
+
+@pytest.mark.parametrize(
+    ("app", "late"),
+    [
+        pytest.param(scenarios.look, False, id="a use"),
+        pytest.param(scenarios.look, True, id="a late use"),
+        pytest.param(scenarios.A, False, id="a change"),
+        pytest.param(scenarios.A, True, id="a late change"),
+        pytest.param(scenarios.regenerate, False, id="a new id"),
+    ],
+)
+def test_a_request_that_outlives_the_absolute_time_out_keeps_nothing(app: App, late: bool) -> None:
+    """And it is no error: a socket, or a stream, may be open for longer than its session lives."""
+    rules = Rules(lifetime=Lifetime(max_age=None, idle_timeout=30 * MINUTE, absolute_timeout=HOUR))
+    world = World(rules=rules)
+    world.alone(scenarios.put("user", "ann"))
+    world.clock.advance(20 * MINUTE)
+    visit = Visit(world.records, world.ids.new, rules)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    world.clock.advance(HOUR)
+    app(visit.session)
+    assert world.run(visit.save(now=world.clock.time(), late=late)) is CookieChange.KEEP
+    assert world.content(world.jar) == {}
 
 
 def test_a_login_without_max_age_is_remembered_no_longer() -> None:

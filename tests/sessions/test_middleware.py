@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import copy
 import logging
-from collections.abc import AsyncIterator, Sequence
+import pickle
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,25 +21,10 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serverless_session import Session, SessionMiddleware, SharedState, load_session
-from serverless_session.errors import ConfigurationError, SessionError, StoreUnavailable, ValueNotSerializable
-from serverless_session.stores import ANYTHING, Failed, MemoryStore, Operation, Outcome, Read, Store, Write, new_version
-from serverless_session.testing import CountingStore, ManualClock
+from serverless_session.errors import ConfigurationError, SessionError, ValueNotSerializable
+from serverless_session.stores import ANYTHING, Delete, MemoryStore, Operation, Outcome, Read, Write, new_version
+from serverless_session.testing import CountingStore, FaultyStore, ManualClock
 from tests.sessions.apps import ROUTES, SECRET, app_over, browser, counted
-
-
-class Dead(Store):
-    """A store that answers until it is told to die."""
-
-    def __init__(self) -> None:
-        self._store = MemoryStore()
-        self.limits = self._store.limits
-        self.dead: tuple[type, ...] = ()
-
-    async def perform(self, *operations: Operation) -> Sequence[Outcome]:
-        if isinstance(operations[0], self.dead):
-            return [Failed(StoreUnavailable("it is down")) for _ in operations]
-        return await self._store.perform(*operations)
-
 
 # --- start-up ---------------------------------------------------------------------------------------------------------
 
@@ -75,7 +62,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
             ("origins: no text", {"allowed_origins": [5]}, "bad-setting"),
             ("merge: no function", {"merge": {"visits": "sum"}}, "bad-merge"),
             ("merge: no text as a key", {"merge": {1: max}}, "bad-merge"),
-            ("merge: no mapping", {"merge": ["visits"]}, "bad-setting"),
+            ("merge: no mapping", {"merge": ["visits"]}, "bad-merge"),
             ("together: one text", {"together": "tenant"}, "bad-together"),
             ("together: texts", {"together": ["tenant", "role"]}, "bad-together"),
             ("together: alone", {"together": [("tenant",)]}, "bad-together"),
@@ -157,33 +144,33 @@ def test_without_lifespan_a_wrong_setting_is_raised_at_each_request(options: dic
 
 
 def test_a_dead_store_is_503() -> None:
-    store = Dead()
+    store = FaultyStore(MemoryStore())
     with browser(app_over(SharedState(store, secret_key=SECRET))) as client:
         client.post("/update", json={"user": "ann"})
-        store.dead = (Operation,)  # type: ignore[assignment]
+        store.fail()
         for response in (client.get("/view"), client.post("/update", json={"a": 1}), client.get("/plain")):
             assert response.status_code == 503
             assert response.headers["retry-after"] == "1"
             assert response.headers["cache-control"] == "no-store"
             assert response.headers["content-type"] == "application/problem+json"
             assert "set-cookie" not in response.headers
-        store.dead = ()
+        store.heal()
         assert client.get("/view").json() == {"user": "ann"}
 
 
 def test_a_save_that_fails_is_503_without_a_cookie() -> None:
     """THREATS 20: nobody sees an answer whose session was not kept."""
-    store = Dead()
+    store = FaultyStore(MemoryStore())
     with browser(app_over(SharedState(store, secret_key=SECRET))) as client:
-        store.dead = tuple(kind for kind in Operation.__args__ if kind is not Read)
+        store.fail(on=(Write, Delete))
         response = client.post("/update", json={"user": "ann"})
         assert response.status_code == 503
         assert "set-cookie" not in response.headers
-        store.dead = ()
+        store.heal()
         client.post("/update", json={"user": "ann"})
-        store.dead = tuple(kind for kind in Operation.__args__ if kind is not Read)
+        store.fail(on=(Write, Delete))
         assert client.post("/clear").status_code == 503, "a logout that was not done does not look like one"
-        store.dead = ()
+        store.heal()
         assert client.get("/view").json() == {"user": "ann"}
 
 
@@ -509,6 +496,23 @@ def test_what_a_session_knows_of_itself() -> None:
     assert seen[2] == (True, later, later + timedelta(hours=1))
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda session: pickle.loads(pickle.dumps(session))])
+def test_a_copy_of_a_session_is_a_dict_that_nobody_saves(copied: Callable[[Session], dict[str, Any]]) -> None:
+    """A page makes one to compare before and after, or to hand the contents to a worker."""
+
+    async def copy_it(request: Request) -> Response:
+        of_it = copied(await load_session(request))
+        assert type(of_it) is dict
+        of_it["copy"] = 1
+        return JSONResponse(of_it)
+
+    shared, _ = counted()
+    with browser(app_over(shared, Route("/copy", copy_it))) as client:
+        client.post("/update", json={"cart": ["milk"]})
+        assert client.get("/copy").json() == {"cart": ["milk"], "copy": 1}
+        assert client.get("/view").json() == {"cart": ["milk"]}
+
+
 def test_a_mistyped_attribute_is_an_error() -> None:
     with pytest.raises(AttributeError):
         Session().user_idd = "ann"  # type: ignore[attr-defined]
@@ -521,12 +525,12 @@ async def test_load_session_without_our_middleware_names_what_to_write() -> None
 
 def test_no_secret_or_value_in_any_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    store = Dead()
+    store = FaultyStore(MemoryStore())
     with browser(app_over(SharedState(store, secret_key=SECRET))) as client:
         ids = [client.post("/update", json={"user": "ann-the-visitor"}).cookies["session"]]
         ids.append(client.post("/regenerate").cookies["session"])
         client.get("/view", headers={"cookie": f"session={ids[0]}"})
-        store.dead = (Operation,)  # type: ignore[assignment]
+        store.fail()
         client.get("/view")
     ours = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("serverless_session"))
     assert "store.unavailable" in ours
@@ -613,10 +617,10 @@ async def send_nothing(message: Any) -> None:
 
 
 def test_a_websocket_over_a_dead_store_is_refused() -> None:
-    store = Dead()
+    store = FaultyStore(MemoryStore())
     app = app_over(SharedState(store, secret_key=SECRET), WebSocketRoute("/chat", chat))  # type: ignore[arg-type]
     with browser(app, base_url="http://testserver") as client:
         client.post("/update", json={"user": "ann"})
-        store.dead = (Operation,)  # type: ignore[assignment]
+        store.fail()
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("/chat"):
             pass

@@ -144,6 +144,14 @@ async def test_whose_page_may_open_a_socket_with_the_session(origins: list[bytes
     assert ("said" in await chat.view(cookie)) is ours
 
 
+async def test_a_foreign_page_is_known_though_a_server_keeps_the_case_of_header_names() -> None:
+    """THREATS 42."""
+    chat = Chat()
+    opened = await chat.open(await chat.begin(), headers=[(b"Origin", b"https://evil.example")])
+    assert await opened.say("show") == {}
+    await opened.leave()
+
+
 async def test_a_foreign_pages_session_is_saved_by_nobody_and_says_so() -> None:
     """THREATS 42."""
     chat = Chat()
