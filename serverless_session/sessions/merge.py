@@ -56,14 +56,15 @@ class MergeRules(NamedTuple):
                 looked_at="merge=",
                 mend='merge={"visits": sum_of_changes}, or a function of yours that takes (base, mine, theirs)',
             )
-        if isinstance(together, str) or any(isinstance(group, str) for group in together):
+        given = tuple(together)
+        if isinstance(together, str) or any(isinstance(group, str) for group in given):
             raise ConfigurationError(
                 "bad-together",
                 "keys that belong together are given as groups, and one of them is a text",
                 looked_at="together=",
                 mend='together=[("tenant", "role")]',
             )
-        groups = tuple(frozenset(group) for group in together)
+        groups = tuple(map(frozenset, given))
         if not all(len(group) > 1 and all(isinstance(key, str) for key in group) for group in groups):
             raise ConfigurationError(
                 "bad-together",

@@ -32,8 +32,9 @@ class ExemptPaths:
     """Paths on which no session is loaded: exact ones, and prefixes that end in `*`."""
 
     def __init__(self, given: Sequence[str]) -> None:
+        paths = tuple(given)
         if isinstance(given, str) or not all(
-            isinstance(path, str) and path.startswith("/") and "*" not in path[:-1] for path in given
+            isinstance(path, str) and path.startswith("/") and "*" not in path[:-1] for path in paths
         ):
             raise ConfigurationError(
                 "bad-exempt",
@@ -41,8 +42,8 @@ class ExemptPaths:
                 looked_at="exempt=",
                 mend='exempt=["/healthz", "/static/*"]',
             )
-        self._exact = frozenset(path for path in given if not path.endswith("*"))
-        self._prefixes = tuple(path[:-1] for path in given if path.endswith("*"))
+        self._exact = frozenset(path for path in paths if not path.endswith("*"))
+        self._prefixes = tuple(path[:-1] for path in paths if path.endswith("*"))
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._prefixes)
