@@ -78,6 +78,13 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             logging.WARNING, "{weakness}; any other store than memory:// would refuse it", ("weakness",)
         ),
         "lambda.app_raised": Event(logging.ERROR, "the app raised an exception"),
+        "lambda.timed_out": Event(
+            logging.ERROR, "the app took all the time there was; it was cancelled, and a 503 was answered"
+        ),
+        "lambda.kept_running": Event(
+            logging.ERROR,
+            "the app was cancelled and went on; it was left where it was: a thread, or code that catches everything",
+        ),
         "lambda.lifespan_failed": Event(logging.ERROR, "the app's lifespan failed after its start-up"),
         "lambda.no_lifespan": Event(logging.DEBUG, "the app does not support lifespan"),
     }

@@ -7,11 +7,13 @@ for its store at every call, so `override` swaps the store under all of them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import re
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,11 +22,11 @@ from typing import ClassVar, Final, Literal
 from serverless_session.codec.keys import KeyRing, SecretKey, hkdf_expand, hkdf_extract, reveal, weakness_of
 from serverless_session.codec.packing import COMPRESS_ABOVE_BYTES, Packer
 from serverless_session.codec.serializers import Serializer, serializer_for
-from serverless_session.deadline import DEFAULT_SECONDS, Clock, Duration, SystemClock, seconds
-from serverless_session.errors import ConfigurationError
+from serverless_session.deadline import DEFAULT_SECONDS, Clock, Duration, SystemClock, seconds, within
+from serverless_session.errors import ConfigurationError, StoreError
 from serverless_session.events import tell
 from serverless_session.records.records import Records
-from serverless_session.stores.contract import Store
+from serverless_session.stores.contract import Read, Store
 from serverless_session.stores.opening import open_anew, open_store
 
 PREFIX: Final = "SERVERLESS_SESSION_"
@@ -215,6 +217,7 @@ class SharedState:
                 if not self._ready:
                     self._settle()
                     self._ready = True
+                    _settled.add(self)
 
     def _settle(self) -> None:
         environment = _environment()
@@ -290,6 +293,17 @@ class SharedState:
 
 
 _SYSTEM_CLOCK: Final = SystemClock()
+_settled: Final[weakref.WeakSet[SharedState]] = weakref.WeakSet()
+
+
+async def connect_all() -> None:
+    """Ask each store in use for something it does not have, so that its connection stands before it is needed.
+
+    Each within its own time-out; what fails shows at the first call that matters.
+    """
+    for shared in list(_settled):
+        with contextlib.suppress(StoreError), within(shared.timeout):
+            await shared.store.perform(Read(f"{shared.namespace}:connect"))
 
 
 @functools.cache

@@ -10,8 +10,10 @@ event.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -20,14 +22,24 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from serverless_session.deadline import may_block
 from serverless_session.errors import ServerlessSessionError
 from serverless_session.events import tell
+from serverless_session.snapshot import forget_everything
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from starlette.types import ASGIApp, Message
 
 _T = TypeVar("_T")
 
+PREWARM_SECONDS: Final = 8.0
+"""Of the 10 that Lambda gives a sandbox to start up."""
+
 PATIENCE: Final = 2.0
 """Seconds that the end of a process waits for what is still running in its sandboxes, at each of its steps."""
+
+
+class StillRunning(Exception):
+    """What was to be done by then is not."""
 
 
 class Sandbox:
@@ -49,8 +61,31 @@ class Sandbox:
         """What the app's lifespan has put down for its requests."""
         return self._lifespan.state
 
-    def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """The result of `work()`, awaited in a task of its own, after the app's lifespan has started."""
+    def run(self, work: Callable[[], Coroutine[Any, Any, _T]], *, limit: float | None = None) -> _T:
+        """The result of `work()`, awaited in a task of its own, after the app's lifespan has started.
+
+        Raises `StillRunning` if there is none `limit` seconds from now; the task was cancelled, and is left behind.
+        """
+
+        async def after_start() -> _T:
+            may_block.set(True)
+            await self._lifespan.start()
+            return await work()
+
+        return self._run(after_start, limit)
+
+    def prewarm(self) -> None:
+        """Start the lifespan and connect the stores now, for `PREWARM_SECONDS` at most: the first event goes on."""
+
+        async def connect() -> None:
+            from serverless_session.shared import connect_all
+
+            await connect_all()
+
+        with contextlib.suppress(StillRunning):
+            self.run(connect, limit=PREWARM_SECONDS)
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, _T]], limit: float | None) -> _T:
         if self._pid != os.getpid():
             # Kept, so that the collector never closes it: that would take our parent's sockets out of the epoll we
             # share.
@@ -63,26 +98,36 @@ class Sandbox:
                 _close_at_exit(self)
             if self._root is None or self._root.done():
                 self._root = self._loop.create_task(_for_ever())
-            return self._run_until_done(self._loop, self._root, work)
+            return self._run_until_done(self._loop, self._root, work, limit)
 
     def _run_until_done(
-        self, loop: asyncio.AbstractEventLoop, root: asyncio.Task[None], work: Callable[[], Coroutine[Any, Any, _T]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        root: asyncio.Task[None],
+        work: Callable[[], Coroutine[Any, Any, _T]],
+        limit: float | None,
     ) -> _T:
-        event = loop.create_task(self._after_start(work))
+        event = loop.create_task(work())
         running = True
 
-        def stop(_: object) -> None:
+        def stop(_: object = None) -> None:
             if running:  # else an exit has stopped the loop before us, and somebody else may be running it
                 loop.stop()
 
         event.add_done_callback(stop)
+        timer = None if limit is None else loop.call_later(max(limit, 0.0), stop)
         try:
             loop.run_until_complete(root)
         except (RuntimeError, asyncio.CancelledError):
             pass  # it was stopped before its root had ended, as is meant; or an app has cancelled every task there is
         finally:
             running = False
+            if timer is not None:
+                timer.cancel()
             event.cancel()  # Ctrl-C, say: the event is over, and the next one must not wait for it
+        if not event.done() and timer is not None and timer.when() <= loop.time():
+            event.add_done_callback(_take_note)
+            raise StillRunning
         if not event.done() or event.cancelled():
             raise ServerlessSessionError(
                 "app-cancelled",
@@ -91,10 +136,42 @@ class Sandbox:
             )
         return event.result()
 
-    async def _after_start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        may_block.set(True)
-        await self._lifespan.start()
-        return await work()
+    # --- what the platform does to a sandbox --------------------------------------------------------------------------
+
+    def follow_the_platform(self) -> None:
+        """On Lambda: end in order when it says so, and go into no snapshot with anything that a copy must not have."""
+        if os.environ.get("AWS_LAMBDA_RUNTIME_API"):
+            self._follow_signals()
+        if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+            with contextlib.suppress(ModuleNotFoundError):  # Lambda's own runtimes have it
+                import snapshot_restore_py
+
+                snapshot_restore_py.register_before_snapshot(self.forget)
+                snapshot_restore_py.register_after_restore(self.forget)  # what the hooks before ours have opened
+
+    def forget(self) -> None:
+        """Close connections and drop what caches hold; both come anew."""
+        if self._loop is not None and self._pid == os.getpid():
+            self._run(forget_everything, None)
+        else:
+            asyncio.run(forget_everything())
+
+    def _follow_signals(self) -> None:
+        """SIGTERM: end the lifespan, then do what would have been done without us. Lambda sends it between events."""
+        try:
+            before = signal.getsignal(signal.SIGTERM)
+
+            def terminate(number: int, frame: FrameType | None) -> None:
+                if not self._turn.locked():
+                    self.close()
+                if callable(before):
+                    before(number, frame)
+                elif before is not signal.SIG_IGN:
+                    raise SystemExit(0)
+
+            signal.signal(signal.SIGTERM, terminate)
+        except ValueError:
+            pass  # not in the main thread: whoever started us there has to see to it
 
     def close(self) -> None:
         """End the app's lifespan and the loop, with `PATIENCE` for what does not want to end. May be called again."""
@@ -122,6 +199,12 @@ def _cancel_all(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
     for task in tasks:
         task.cancel()
     return tasks
+
+
+def _take_note(task: asyncio.Task[Any]) -> None:
+    """Of an exception that nobody waits for any more: asyncio would complain."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _for_ever() -> None:
@@ -176,15 +259,20 @@ class _Lifespan:
         self._app = app
         self._task: asyncio.Task[None] | None = None
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._answered: asyncio.Future[str | None]
 
     async def start(self) -> None:
-        """Raises `ServerlessSessionError` with what the app says if it cannot start; the next event tries again."""
-        if self._task is not None:
+        """Raises `ServerlessSessionError` with what the app says if it cannot start; the next event tries again.
+
+        A start that is cancelled goes on, and the next event waits for it.
+        """
+        if self._task is None:
+            self._answered = asyncio.get_running_loop().create_future()
+            self._messages.put_nowait({"type": "lifespan.startup"})
+            self._task = asyncio.create_task(self._run(self._answered))
+        elif self._answered.done():
             return
-        answered: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._messages.put_nowait({"type": "lifespan.startup"})
-        self._task = asyncio.create_task(self._run(answered))
-        failure = await answered
+        failure = await asyncio.shield(self._answered)
         if failure is not None:
             await self._finish()
             raise ServerlessSessionError("app-did-not-start", f"the app's start-up failed:\n{failure}")

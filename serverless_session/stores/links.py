@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
 
+from serverless_session.snapshot import remember_to_forget
 from serverless_session.stores.settling import LinkBroken
 
 CONNECT_SECONDS: Final = 0.3
@@ -165,6 +166,7 @@ class LinksByLoop(Generic[LinkT]):
         self._pid = os.getpid()
         self._by_loop: dict[asyncio.AbstractEventLoop, Links[LinkT]] = {}
         self._inherited: list[object] = []
+        remember_to_forget(self)
 
     def here(self) -> Links[LinkT]:
         """The links of the running loop."""
@@ -179,6 +181,12 @@ class LinksByLoop(Generic[LinkT]):
                 self._by_loop.pop(ended, None)
             links = self._by_loop[loop] = self._make()
         return links
+
+    async def forget(self) -> None:
+        """Close the running loop's connections; they open anew."""
+        links = self._by_loop.get(asyncio.get_running_loop())
+        if links is not None:
+            await links.rest()
 
     async def aclose(self) -> None:
         """Close the running loop's links."""

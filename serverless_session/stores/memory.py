@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from serverless_session.deadline import Clock, SystemClock
+from serverless_session.snapshot import remember_to_forget
 from serverless_session.stores.contract import (
     Conflict,
     Delete,
@@ -51,12 +52,20 @@ class MemoryStore(Store):
         self.limits = Limits(
             largest_value_bytes=min(capacity_bytes - ENTRY_BYTES, 16 * 1024 * 1024), may_forget=True, one_process=True
         )
+        remember_to_forget(self)
 
     async def perform(self, *operations: Operation) -> Sequence[Outcome]:
         refuse_repeated_keys(operations)
         now = self._clock.time()
         with self._lock:
             return [self._one(operation, now) for operation in operations]
+
+    async def forget(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._entries.clear()
+            self._ends.clear()
+            self._size = 0
 
     def _one(self, operation: Operation, now: float) -> Outcome:
         stands = self._look(operation.key, now)

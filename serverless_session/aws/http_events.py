@@ -1,0 +1,260 @@
+"""HTTP events as Lambda gets them: each as an ASGI scope, and the answer in the form that its sender takes.
+
+Mangum's adapters, with what they get wrong put right: they are its `custom_handlers` too. What is known of the senders:
+
+- An HTTP API decodes the path before it sends it, with either payload format; everybody else sends it as it came. So
+  only there is `raw_path` made up, and only elsewhere is the path decoded.
+- A named stage stands in front of the path of an HTTP API, and of a REST API's `requestContext.path`. In the address
+  that a browser knows it stands only where API Gateway's own domain is used: there it is the `root_path`.
+- A REST API joins nothing and decodes the query; a load balancer does not decode it. Without "multi-value headers" a
+  load balancer hands on the last of several values, and takes one `Set-Cookie` for each casing of its name.
+- The address of the client is what the sender itself has seen: of `X-Forwarded-For`, which a client may begin as it
+  likes, the last entry, and only behind a load balancer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import quote, unquote, urlencode
+
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+from mangum.handlers.alb import ALB, case_mutated_headers
+from mangum.handlers.api_gateway import APIGateway, HTTPGateway
+from mangum.handlers.utils import handle_base64_response_body
+from mangum.types import LambdaConfig, LambdaContext, LambdaEvent, Response, Scope
+
+STAGE: Final = "/"
+"""For a base path: the stage, where there is one. Mangum's default, under which it takes nothing off."""
+
+TEXT_TYPES: Final = [*DEFAULT_TEXT_MIME_TYPES, "+json", "+xml"]
+"""What a content type contains whose body is text in an event; anything else is base64."""
+
+_UNQUOTED: Final = "/~!$&'()*+,;=:@"
+_WITHOUT_CONTENT: Final = (204, 304)
+
+Headers = list[tuple[bytes, bytes]]
+
+Mount = tuple[str, str]
+"""What an app is mounted under, which its routes do not know, and the path below it."""
+
+
+class HttpApiEvent(HTTPGateway):
+    """API Gateway HTTP APIs with payload format 2.0, and function URLs."""
+
+    @classmethod
+    def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
+        return event.get("version") == "2.0" and "http" in (event.get("requestContext") or ())
+
+    @property
+    def scope(self) -> Scope:
+        event, request = self.event, self.event["requestContext"]
+        fields = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+        if event.get("cookies"):
+            fields["cookie"] = "; ".join(event["cookies"])
+        path = event.get("rawPath") or "/"
+        return _scope(
+            self,
+            method=request["http"]["method"],
+            mount=_mount(self.config, path, _without_stage(path, request)),
+            encoded=(request.get("domainName") or "").endswith(".on.aws"),  # a function URL
+            query=(event.get("rawQueryString") or "").encode(),
+            headers=[(name.encode(), value.encode()) for name, value in fields.items()],
+            client=request["http"].get("sourceIp"),
+        )
+
+    def __call__(self, response: Response) -> dict[str, Any]:
+        headers: dict[str, str] = {}
+        cookies = []
+        for name, value in _texts(response):
+            if name == "set-cookie":
+                cookies.append(value)
+            else:
+                headers[name] = f"{headers[name]},{value}" if name in headers else value
+        answer = {"headers": headers, **_body(response, headers, self.config)}
+        return answer | {"cookies": cookies} if cookies else answer
+
+
+class RestApiEvent(APIGateway):
+    """API Gateway REST APIs, and HTTP APIs with payload format 1.0."""
+
+    @classmethod
+    def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
+        return "httpMethod" in event and "resource" in event and "requestContext" in event
+
+    @property
+    def scope(self) -> Scope:
+        event, request = self.event, self.event["requestContext"]
+        path, stage = event.get("path") or "/", f"/{request.get('stage')}"
+        is_http_api = event.get("version") == "1.0"
+        if is_http_api:
+            usual = _without_stage(path, request)
+        else:
+            usual = stage if request.get("path") == stage + path else "", path
+        return _scope(
+            self,
+            method=event["httpMethod"],
+            mount=_mount(self.config, path, usual),
+            encoded=not is_http_api,
+            query=urlencode(_several(event, "queryStringParameters"), doseq=True).encode(),
+            headers=_headers(event),
+            client=(request.get("identity") or {}).get("sourceIp"),
+        )
+
+    def __call__(self, response: Response) -> dict[str, Any]:
+        several = _by_name(response)
+        one = {name: values[0] for name, values in several.items() if len(values) == 1}
+        more = {name: values for name, values in several.items() if len(values) > 1}
+        return {"headers": one, "multiValueHeaders": more, **_body(response, one, self.config)}
+
+
+class LoadBalancerEvent(ALB):
+    """Application Load Balancers, with and without multi-value headers."""
+
+    @classmethod
+    def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
+        return "elb" in (event.get("requestContext") or ())
+
+    @property
+    def scope(self) -> Scope:
+        event, headers = self.event, _headers(self.event)
+        forwarded = [value for name, value in headers if name == b"x-forwarded-for"]
+        seen = forwarded[-1].rpartition(b",")[2].strip().decode() if forwarded else None
+        query = _several(event, "queryStringParameters")
+        path = event.get("path") or "/"
+        return _scope(
+            self,
+            method=event["httpMethod"],
+            mount=_mount(self.config, path, ("", path)),
+            encoded=True,
+            query="&".join(f"{name}={value}" for name, values in query.items() for value in values).encode(),
+            headers=headers,
+            client=_without_port(seen) if seen else None,
+        )
+
+    def __call__(self, response: Response) -> dict[str, Any]:
+        several = _by_name(response)
+        one = {name: values[-1] for name, values in several.items()}
+        answer = _body(response, one, self.config)
+        if "multiValueHeaders" in self.event:
+            return answer | {"multiValueHeaders": several}
+        return answer | {"headers": case_mutated_headers(several)}
+
+
+ADAPTERS: Final = (HttpApiEvent, LoadBalancerEvent, RestApiEvent)
+
+# --- from an event to a scope -----------------------------------------------------------------------------------------
+
+
+def _scope(
+    adapter: HttpApiEvent | RestApiEvent | LoadBalancerEvent,
+    *,
+    method: str,
+    mount: Mount,
+    encoded: bool,
+    query: bytes,
+    headers: Headers,
+    client: str | None,
+) -> Scope:
+    root_path, whole = mount[0], mount[0] + mount[1]
+    first = dict(reversed(headers))
+    scheme = first.get(b"x-forwarded-proto", b"https").decode("latin-1")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": scheme if scheme in ("http", "https") else "https",
+        "path": unquote(whole) if encoded else whole,
+        "raw_path": (whole if encoded else quote(whole, safe=_UNQUOTED)).encode(),
+        "root_path": unquote(root_path) if encoded else root_path,
+        "query_string": query,
+        "headers": headers,
+        "server": _server(first, scheme),
+        "client": (client, 0) if client else None,
+        "aws.event": adapter.event,
+        "aws.context": adapter.context,
+    }
+
+
+def _without_stage(path: str, request: Mapping[str, Any]) -> Mount:
+    """An HTTP API's path begins with the stage, if that has a name, whatever the domain."""
+    stage = f"/{request.get('stage')}"
+    if not _begins(path, stage):
+        return "", path
+    is_own_domain = (request.get("domainName") or "").startswith(f"{request.get('apiId')}.execute-api.")
+    return stage if is_own_domain else "", path.removeprefix(stage) or "/"
+
+
+def _mount(config: LambdaConfig, sent: str, usual: Mount) -> Mount:
+    """`usual`, unless the configuration names a base path, or "": then the path is the app's as it was sent."""
+    base_path = config["api_gateway_base_path"]
+    if base_path == STAGE:
+        return usual
+    if not base_path:
+        return "", sent
+    base_path, below = "/" + base_path.strip("/"), usual[1]
+    return base_path, (below.removeprefix(base_path) or "/") if _begins(below, base_path) else below
+
+
+def _begins(path: str, with_: str) -> bool:
+    return path == with_ or path.startswith(with_ + "/")
+
+
+def _several(event: Mapping[str, Any], name: str) -> dict[str, list[str]]:
+    """What an event holds twice: each name with all of its values, or, where it has only that, with the last one."""
+    several = event.get(f"multiValue{name[0].upper()}{name[1:]}")
+    if several:
+        return {key: list(values or ()) for key, values in several.items()}
+    return {key: [value] for key, value in (event.get(name) or {}).items()}
+
+
+def _headers(event: Mapping[str, Any]) -> Headers:
+    headers = [
+        (name.lower().encode(), value.encode())
+        for name, values in _several(event, "headers").items()
+        for value in values
+    ]
+    cookies = [value for name, value in headers if name == b"cookie"]
+    if len(cookies) > 1:  # as HTTP/2 wants it: what is joined by a comma is one broken cookie
+        headers = [(name, value) for name, value in headers if name != b"cookie"]
+        headers.append((b"cookie", b"; ".join(cookies)))
+    return headers
+
+
+def _server(headers: Mapping[bytes, bytes], scheme: str) -> tuple[str, int]:
+    host, bracket, port = headers.get(b"host", b"").decode("latin-1").rpartition(":")
+    if not bracket or not port.isdecimal():
+        host, port = host + bracket + port, headers.get(b"x-forwarded-port", b"").decode("latin-1")
+    return host, int(port) if port.isdecimal() else (80 if scheme == "http" else 443)
+
+
+def _without_port(address: str) -> str:
+    """A load balancer may be told to send the client's port along: `192.0.2.1:4711`, `[2001:db8::1]:4711`."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.partition(":")[0] if address.count(":") == 1 else address
+
+
+# --- from an answer to its form ---------------------------------------------------------------------------------------
+
+
+def _texts(response: Response) -> Iterable[tuple[str, str]]:
+    nothing_to_describe = response["status"] in _WITHOUT_CONTENT
+    for name, value in response["headers"]:
+        text = name.decode("latin-1").lower()
+        if not (nothing_to_describe and text in ("content-type", "content-length")):
+            yield text, value.decode("latin-1")
+
+
+def _by_name(response: Response) -> dict[str, list[str]]:
+    several: dict[str, list[str]] = {}
+    for name, value in _texts(response):
+        several.setdefault(name, []).append(value)
+    return several
+
+
+def _body(response: Response, headers: Mapping[str, str], config: LambdaConfig) -> dict[str, Any]:
+    content = b"" if response["status"] in _WITHOUT_CONTENT else response["body"]
+    body, is_base64 = handle_base64_response_body(content, dict(headers), config["text_mime_types"])
+    return {"statusCode": response["status"], "body": body, "isBase64Encoded": is_base64}
