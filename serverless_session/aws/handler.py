@@ -69,7 +69,11 @@ class LambdaHandler:
         self._sandbox = Sandbox(app)
         self._sandbox.follow_the_platform()
         if prewarm:
-            self._sandbox.prewarm()
+            try:
+                self._sandbox.prewarm()
+            except BaseException:
+                self._sandbox.close()
+                raise
 
     def __call__(self, event: Any, context: Any) -> Any:
         """The answer to one event, in the form that its sender takes."""

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -22,34 +22,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from serverless_session import LambdaHandler, ServerlessSessionError, SharedState
+from serverless_session import ServerlessSessionError, SharedState
 from serverless_session.deadline import time_left
 from serverless_session.stores import MemoryStore, Operation, Outcome
 from tests.aws.events import Context, event_v2
+from tests.aws.handlers import Handlers, cookie_of
 from tests.servers import Server
 from tests.sessions.apps import SECRET, app_over, counted
 from tests.wire import TripCounter
-
-Handlers = Callable[[Any], LambdaHandler]
-
-
-@pytest.fixture
-def handlers() -> Iterator[Handlers]:
-    """Makes handlers, and closes them in the end."""
-    made: list[LambdaHandler] = []
-
-    def make(app: Any) -> LambdaHandler:
-        made.append(LambdaHandler(app))
-        return made[-1]
-
-    yield make
-    for handler in made:
-        handler.close()
-
-
-def cookie_of(answer: dict[str, Any]) -> str:
-    (cookie,) = answer["cookies"]
-    return str(cookie).partition(";")[0]
 
 
 def test_a_session_from_event_to_event(handlers: Handlers) -> None:

@@ -1,0 +1,325 @@
+"""The life of a sandbox: what starts it, what it survives, what it leaves behind."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from serverless_session import ServerlessSessionError, SharedState
+from serverless_session.aws import sandbox
+from serverless_session.snapshot import forget_everything
+from serverless_session.stores import MemoryStore
+from tests.aws.events import Context, event_v2, golden
+from tests.aws.handlers import Handlers, cookie_of
+from tests.servers import Server
+from tests.sessions.apps import SECRET, app_over, counted
+from tests.wire import TripCounter
+
+
+async def ok(request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+def app_that_lives(lifespan: Callable[[Any], Any], *routes: Route) -> Starlette:
+    return Starlette(routes=[Route("/", ok), *routes], lifespan=asynccontextmanager(lifespan))
+
+
+# --- prewarm ----------------------------------------------------------------------------------------------------------
+
+
+def test_prewarmed_a_handler_has_started_its_app_before_the_first_event(handlers: Handlers) -> None:
+    happened: list[str] = []
+
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        happened.append("start")
+        yield
+
+    handler = handlers(app_that_lives(lifespan), prewarm=True)
+    assert happened == ["start"]
+    assert handler(event_v2(), Context())["body"] == "ok"
+    assert happened == ["start"]
+
+
+def test_prewarmed_a_handler_has_a_connection_before_the_first_event(handlers: Handlers, valkey: Server) -> None:
+    with TripCounter.to(valkey.port) as wire:
+        shared = SharedState(wire.url, secret_key=SECRET)
+        handler = handlers(app_over(shared), prewarm=True)
+        assert wire.connections == 1
+        wire.reset()
+        handler(event_v2("POST", "/update", body={"n": 0}), Context())
+        assert (wire.connections, wire.trips) == (0, 1)
+
+
+def test_prewarmed_over_a_dead_store_a_handler_serves_what_needs_none(handlers: Handlers) -> None:
+    shared = SharedState("redis://127.0.0.1:1", secret_key=SECRET)
+    handler = handlers(app_over(shared, exempt=["/plain"]), prewarm=True)
+    assert handler(event_v2(path="/plain"), Context())["body"] == "plain"
+
+
+def test_a_start_that_takes_longer_than_there_is_goes_on_at_the_first_event(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        happened.append("begun")
+        await asyncio.sleep(0.3)
+        happened.append("started")
+        yield
+
+    monkeypatch.setattr(sandbox, "PREWARM_SECONDS", 0.05)
+    handler = handlers(app_that_lives(lifespan), prewarm=True)
+    assert happened == ["begun"]
+    assert handler(event_v2(), Context(0.1))["statusCode"] == 503, "there is no time for it here either"
+    assert handler(event_v2(), Context())["body"] == "ok"
+    assert happened == ["begun", "started"]
+
+
+def test_prewarmed_an_app_that_cannot_start_is_seen_when_the_handler_is_made(handlers: Handlers) -> None:
+    """Lambda reports it as an error of the start, with its text."""
+    with pytest.raises(ServerlessSessionError, match=r"weak-secret(.|\n)*write:"):
+        handlers(app_over(SharedState("redis://localhost", secret_key="short")), prewarm=True)
+
+
+# --- what users do ----------------------------------------------------------------------------------------------------
+
+
+def test_asyncio_run_beside_a_handler_disturbs_nothing(handlers: Handlers) -> None:
+    shared, _ = counted()
+    asyncio.run(asyncio.sleep(0))
+    handler = handlers(app_over(shared))
+    asyncio.run(asyncio.sleep(0))
+    cookie = cookie_of(handler(event_v2("POST", "/update", body={"n": 1}), Context()))
+    asyncio.run(asyncio.sleep(0))
+    assert json.loads(handler(event_v2(path="/view", cookies=(cookie,)), Context())["body"]) == {"n": 1}
+
+
+def test_asyncio_run_in_an_endpoint_is_an_error_with_its_name_and_the_next_event_is_served(
+    handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def on_the_loop(request: Request) -> Response:
+        work = asyncio.sleep(0)
+        try:
+            asyncio.run(work)
+        finally:
+            work.close()
+        return PlainTextResponse("never")
+
+    def in_a_thread(request: Request) -> Response:
+        asyncio.run(asyncio.sleep(0))
+        return PlainTextResponse("ran")
+
+    handler = handlers(Starlette(routes=[Route("/on", on_the_loop), Route("/in", in_a_thread)]))
+    assert handler(event_v2(path="/on"), Context())["statusCode"] == 500
+    assert "asyncio.run() cannot be called from a running event loop" in caplog.text
+    assert handler(event_v2(path="/in"), Context())["body"] == "ran"
+
+
+def test_a_task_group_of_the_lifespan_works_in_every_event(handlers: Handlers) -> None:
+    """THREATS 49."""
+    done: list[int] = []
+
+    async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
+        async with anyio.create_task_group() as group:
+            yield {"group": group}
+            group.cancel_scope.cancel()
+
+    async def add(request: Request) -> Response:
+        async def work(number: int) -> None:
+            done.append(number)
+
+        request.state.group.start_soon(work, len(done))
+        await asyncio.sleep(0)
+        return PlainTextResponse("ok")
+
+    handler = handlers(app_that_lives(lifespan, Route("/add", add)))
+    for _ in range(5):
+        handler(event_v2(path="/add"), Context())
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_a_thousand_sync_events_start_one_thread(handlers: Handlers) -> None:
+    """THREATS 49."""
+
+    def where(request: Request) -> Response:
+        return PlainTextResponse(str(threading.get_ident()))
+
+    handler = handlers(Starlette(routes=[Route("/", where)]))
+    assert len({handler(event_v2(), Context())["body"] for _ in range(10)}) == 1
+    before = threading.active_count()
+    assert len({handler(event_v2(), Context())["body"] for _ in range(1000)}) == 1
+    assert threading.active_count() == before
+
+
+# --- other events -----------------------------------------------------------------------------------------------------
+
+
+def test_other_events_go_to_the_first_function_that_takes_them(handlers: Handlers) -> None:
+    shared, _ = counted()
+    handler = handlers(app_over(shared))
+
+    def is_sqs(event: Any) -> bool:
+        return "Records" in event and event["Records"][0]["eventSource"] == "aws:sqs"
+
+    @handler.event(is_sqs)
+    async def take(event: Any, context: Any) -> Any:
+        return {"batchItemFailures": [], "left": context.get_remaining_time_in_millis()}
+
+    @handler.event(lambda event: event.get("source") == "aws.events")
+    def tick(event: Any, context: Any) -> str:
+        return threading.current_thread().name
+
+    @handler.event(lambda event: "connectionId" in event.get("requestContext", {}))
+    async def socket(event: Any, context: Any) -> Any:
+        return {"statusCode": 200, "body": event["requestContext"]["routeKey"]}
+
+    assert handler(golden("sqs"), Context(3.0)) == {"batchItemFailures": [], "left": 3000}
+    assert handler(golden("schedule"), Context()) != threading.current_thread().name
+    assert handler(golden("websocket"), Context()) == {"statusCode": 200, "body": "$connect"}
+    assert handler(event_v2(path="/plain"), Context())["body"] == "plain", "and requests to the app"
+
+
+def test_an_event_that_nobody_takes_is_an_error_that_names_who_is_there(handlers: Handlers) -> None:
+    handler = handlers(Starlette())
+
+    @handler.event(lambda event: False)
+    async def nightly(event: Any, context: Any) -> None: ...
+
+    with pytest.raises(ServerlessSessionError, match=r"unknown-event(.|\n)*load balancers, nightly") as raised:
+        handler(golden("sqs"), Context())
+    assert "Test message" not in str(raised.value)
+
+
+def test_what_a_function_raises_is_lambdas(handlers: Handlers) -> None:
+    handler = handlers(Starlette())
+
+    @handler.event(lambda event: "Records" in event)
+    async def fail(event: Any, context: Any) -> None:
+        raise KeyError("the app's")
+
+    with pytest.raises(KeyError, match="the app's"):
+        handler(golden("sqs"), Context())
+
+
+# --- snapshots and forks ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_a_store_goes_into_a_snapshot(handlers: Handlers, valkey: Server) -> None:
+    """THREATS 30."""
+    with TripCounter.to(valkey.port) as wire:
+        memory = MemoryStore()
+        handler = handlers(app_over(SharedState(wire.url, secret_key=SECRET)))
+        beside = handlers(app_over(SharedState(memory, secret_key=SECRET)))
+        cookie = cookie_of(handler(event_v2("POST", "/update", body={"n": 0}), Context()))
+        beside(event_v2("POST", "/update", body={"n": 0}), Context())
+        assert len(memory._entries) == 1
+        handler._sandbox.forget()
+        assert memory._entries == {}
+        assert wire.connections == 1
+        assert json.loads(handler(event_v2(path="/view", cookies=(cookie,)), Context())["body"]) == {"n": 0}
+        assert wire.connections == 2
+
+
+async def test_who_registered_is_asked_to_forget_and_is_not_kept_alive() -> None:
+    from serverless_session.snapshot import remember_to_forget
+
+    asked: list[str] = []
+
+    class Holder:
+        async def forget(self) -> None:
+            asked.append("forgot")
+
+    holder = Holder()
+    remember_to_forget(holder)
+    await forget_everything()
+    del holder
+    await forget_everything()
+    assert asked == ["forgot"]
+
+
+def test_copies_of_a_process_share_no_id_no_version_and_no_nonce() -> None:
+    """THREATS 30: as of a snapshot, of which many sandboxes are made."""
+    program = """
+        import os
+        from serverless_session import SharedState
+        from serverless_session.codec.sealing import Sealer
+        from serverless_session.sessions.cookie import IdMaker
+        from serverless_session.stores import new_version
+        shared = SharedState("memory://", secret_key="k3Vt9xQzL0pWm7RbYc2NfHs8DgJ5aEu1")
+        ids = IdMaker(shared.key_ring, shared.namespace)
+        sealer = Sealer(shared.key_ring, namespace=shared.namespace, purpose="session")
+        def made():
+            return [ids.new().text, new_version().hex(), sealer.seal(b"x", key="k", ends_at=1.0).hex()]
+        made()
+        for _ in range(8):
+            if os.fork() == 0:
+                os.write(1, (" ".join(made()) + "\\n").encode())
+                os._exit(0)
+        while True:
+            try: os.wait()
+            except ChildProcessError: break
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    lines = ended.stdout.split()
+    assert len(lines) == 24
+    assert len(set(lines)) == 24
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_sigterm_ends_the_lifespan(busy: bool) -> None:
+    program = """
+        import asyncio, os, time
+        from contextlib import asynccontextmanager
+        from starlette.applications import Starlette
+        from starlette.responses import PlainTextResponse
+        from starlette.routing import Route
+        from serverless_session import LambdaHandler
+        from tests.aws.events import Context, event_v2
+
+        @asynccontextmanager
+        async def lifespan(app):
+            yield
+            STOP("stopped", flush=True)
+
+        async def endpoint(request):
+            print("begun", flush=True)
+            await asyncio.sleep(0 if request.url.path == "/" else 60)
+            return PlainTextResponse("ok")
+
+        handler = LambdaHandler(Starlette(routes=[Route("/{rest:path}", endpoint)], lifespan=lifespan))
+        handler(event_v2(), Context())
+        BUSY
+        time.sleep(60)
+    """.replace("BUSY", "handler(event_v2(path='/long'), Context(60))" if busy else "pass")
+    # A process that exits lends no more threads; on Lambda, SIGTERM never comes in the middle of an event.
+    program = program.replace("STOP(", "print(" if busy else "await asyncio.to_thread(print, ")
+    environment = {**os.environ, "AWS_LAMBDA_RUNTIME_API": "127.0.0.1:1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    for _ in range(2 if busy else 1):
+        assert process.stdout.readline() == "begun\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert said == "stopped\n"

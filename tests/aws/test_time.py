@@ -1,0 +1,224 @@
+"""The end of an invocation: what an app that takes too long is answered with, and what is kept of what it did."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from serverless_session import SharedState, load_session
+from serverless_session.aws.handler import LambdaHandler
+from serverless_session.deadline import time_left
+from serverless_session.errors import ConfigurationError, ServerlessSessionError
+from serverless_session.stores import MemoryStore
+from serverless_session.testing import CountingStore, FaultyStore
+from tests.aws.events import Context, event_v2
+from tests.aws.handlers import Handlers, cookie_of
+from tests.sessions.apps import SECRET, app_over, counted
+
+SHORT = 0.6
+FOR_EVER = 60.0
+
+
+class Clock(Context):
+    """A context whose time runs."""
+
+    def __init__(self, remaining: float = SHORT) -> None:
+        super().__init__(remaining)
+        self._begun = time.monotonic()
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int((self.remaining - (time.monotonic() - self._begun)) * 1000)
+
+
+async def end_and_hang(request: Request) -> Response:
+    session = await load_session(request)
+    session.logout()
+    session["after"] = 1
+    await asyncio.sleep(FOR_EVER)
+    return PlainTextResponse("never")
+
+
+async def change_and_hang(request: Request) -> Response:
+    request.session["half"] = "done"
+    await asyncio.sleep(FOR_EVER)
+    return PlainTextResponse("never")
+
+
+async def stream_and_hang(request: Request) -> Response:
+    request.session["seen"] = 1
+
+    async def chunks() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(FOR_EVER)
+
+    (await load_session(request)).regenerate()
+    return StreamingResponse(chunks())
+
+
+async def answer_and_go_on(request: Request) -> Response:
+    return PlainTextResponse("done", background=BackgroundTask(asyncio.sleep, FOR_EVER))
+
+
+def block(request: Request) -> Response:
+    """In a thread, which nobody can stop."""
+    request.session["blocked"] = 1
+    time.sleep(2 * SHORT)
+    return PlainTextResponse("never")
+
+
+async def catch_everything(request: Request) -> Response:
+    for _ in range(2):
+        try:
+            await asyncio.sleep(FOR_EVER)
+        except asyncio.CancelledError:
+            request.app.state.caught = True
+    await asyncio.sleep(FOR_EVER)
+    return PlainTextResponse("never")
+
+
+ROUTES = [
+    Route("/" + endpoint.__name__, endpoint)
+    for endpoint in (end_and_hang, change_and_hang, stream_and_hang, answer_and_go_on, block, catch_everything)
+]
+
+
+class Visitor:
+    """An app with a visitor who has a session in it."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.shared, self.store = counted()
+        self.handler = handlers(app_over(self.shared, *ROUTES))
+        self.cookie = cookie_of(self.handler(event_v2("POST", "/update", body={"user": "ann"}), Context()))
+
+    def ask(self, path: str, context: Any = None) -> dict[str, Any]:
+        event = event_v2(path=path, cookies=(self.cookie,))
+        answer: dict[str, Any] = self.handler(event, context if context is not None else Context())
+        return answer
+
+    def view(self) -> str:
+        return str(self.ask("/view")["body"])
+
+
+@pytest.fixture
+def visitor(handlers: Handlers) -> Visitor:
+    return Visitor(handlers)
+
+
+def assert_timed_out(answer: dict[str, Any]) -> None:
+    assert answer["statusCode"] == 503
+    assert answer["headers"]["retry-after"] == "1"
+    assert answer["headers"]["cache-control"] == "no-store"
+    assert answer["headers"]["content-type"] == "application/problem+json"
+
+
+def test_an_app_that_takes_all_the_time_is_503_while_there_is_some(visitor: Visitor) -> None:
+    """THREATS 40: Lambda would kill the sandbox, and with it every connection."""
+    context = Clock()
+    assert_timed_out(visitor.ask("/change_and_hang", context))
+    assert context.get_remaining_time_in_millis() > 0
+    assert visitor.view() == '{"user":"ann"}', "nothing is half-written"
+
+
+def test_what_was_ended_is_ended_though_the_time_is_up(visitor: Visitor) -> None:
+    """THREATS 40."""
+    assert_timed_out(visitor.ask("/end_and_hang", Clock()))
+    assert visitor.view() == "{}"
+
+
+def test_a_stream_that_takes_all_the_time_is_503_with_the_cookie_of_what_was_saved(visitor: Visitor) -> None:
+    """THREATS 19, THREATS 40: without it the visitor would have lost the session under its new id."""
+    answer = visitor.ask("/stream_and_hang", Clock())
+    assert_timed_out(answer)
+    visitor.cookie = cookie_of(answer)
+    assert visitor.view() == '{"user":"ann","seen":1}'
+
+
+def test_an_answer_that_is_complete_leaves_though_a_background_task_takes_all_the_time(visitor: Visitor) -> None:
+    answer = visitor.ask("/answer_and_go_on", Clock())
+    assert (answer["statusCode"], answer["body"]) == (200, "done")
+
+
+@pytest.mark.parametrize("path", ["/block", "/catch_everything"])
+def test_an_app_that_cannot_be_stopped_is_left_behind(
+    visitor: Visitor, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = Clock()
+    assert_timed_out(visitor.ask(path, context))
+    assert context.get_remaining_time_in_millis() > 0
+    assert ("lambda.kept_running" in caplog.text) is (path == "/catch_everything")
+    time.sleep(SHORT)  # until the thread has ended
+    assert visitor.view() == '{"user":"ann"}'
+
+
+def test_a_store_that_is_slow_is_503_by_the_session_before_the_app_is_stopped(handlers: Handlers) -> None:
+    store = FaultyStore(MemoryStore())
+    handler = handlers(app_over(SharedState(store, secret_key=SECRET, timeout=FOR_EVER)))
+    cookie = cookie_of(handler(event_v2("POST", "/update", body={"user": "ann"}), Context()))
+    store.delay(FOR_EVER)
+    context = Clock()
+    answer = handler(event_v2(path="/view", cookies=(cookie,)), context)
+    assert answer["statusCode"] == 503
+    assert context.get_remaining_time_in_millis() > 0
+
+
+def test_the_ending_of_a_session_has_time_of_its_own(handlers: Handlers) -> None:
+    left: list[float] = []
+
+    class Asked(CountingStore):
+        async def perform(self, *operations: Any) -> Any:
+            left.append(time_left(FOR_EVER))
+            return await super().perform(*operations)
+
+    shared = SharedState(Asked(MemoryStore()), secret_key=SECRET)
+    handler = handlers(app_over(shared, *ROUTES))
+    cookie = cookie_of(handler(event_v2("POST", "/update", body={"user": "ann"}), Context()))
+    handler(event_v2(path="/end_and_hang", cookies=(cookie,)), Clock(2.0))
+    assert 0 < left[-1] <= 0.2, "of the margin, a tenth of the time, one half"
+
+
+def test_without_a_context_there_is_no_end(handlers: Handlers) -> None:
+    async def left(request: Request) -> Response:
+        return PlainTextResponse(str(time_left(7.0)))
+
+    assert handlers(app_over(counted()[0], Route("/left", left)))(event_v2(path="/left"), None)["body"] == "7.0"
+
+
+@pytest.mark.parametrize("margin", [0, -1, float("inf"), float("nan")])
+def test_a_margin_that_cannot_be_is_refused(margin: float) -> None:
+    with pytest.raises(ConfigurationError, match="bad-margin"):
+        LambdaHandler(app_over(counted()[0]), time_out_margin=margin)
+
+
+def test_a_wider_margin_stops_the_app_earlier(visitor: Visitor, handlers: Handlers) -> None:
+    handler = handlers(app_over(visitor.shared, *ROUTES))
+    handler._margin = 10.0
+    context = Clock(1.0)
+    assert_timed_out(handler(event_v2(path="/change_and_hang"), context))
+    assert context.get_remaining_time_in_millis() >= 50, "no more than a tenth"
+
+
+# --- other events -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_function_for_an_event_that_takes_all_the_time_is_an_error_for_lambda(visitor: Visitor, kind: str) -> None:
+    """So the event is sent again, if its sender does that."""
+
+    async def wait(event: Any, context: Any) -> None:
+        await asyncio.sleep(FOR_EVER)
+
+    def block(event: Any, context: Any) -> None:
+        time.sleep(2 * SHORT)
+
+    visitor.handler.event(lambda event: "Records" in event)(wait if kind == "async" else block)
+    context = Clock()
+    with pytest.raises(ServerlessSessionError, match="event-timed-out"):
+        visitor.handler({"Records": []}, context)
+    assert context.get_remaining_time_in_millis() > 0
+    assert visitor.view() == '{"user":"ann"}'
