@@ -186,7 +186,7 @@ class Session(dict[str, Any]):
         self._asked = self._asked._replace(new_id=True)
 
     async def change(self, key: str, fn: Callable[[Any], Any]) -> Any:
-        """Change the value under `key` by a function that may run again: for counters, stock, anything computed from
+        """Change the value under `key` by a function that may run again: for counters, points, anything computed from
         what was there.
 
         `fn` takes the value (None where there is none) and returns the new one; what it returns now is in the session,

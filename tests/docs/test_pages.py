@@ -1,14 +1,16 @@
 """What pages of the documentation say is what there is: the tests they name, their links, their index, their tables."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from serverless_session import Session, SessionMiddleware
+from serverless_session import ServerlessSessionError, Session, SessionMiddleware, errors
 from serverless_session.events import _LOGGERS, EVENTS
 from tests.docs.pages import ROOT, missing_tests, named_tests, page, rows
+from tests.test_errors import EXAMPLES
 
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
 
@@ -84,6 +86,54 @@ def test_every_attribute_and_method_of_a_session_stands_in_the_tables() -> None:
             assert re.findall(r"(\w+)(?:=[^,)]*)?(?=[,)])", arguments) == names, cells[0]
             awaited = inspect.iscoroutinefunction(getattr(Session, name))
             assert awaited is cells[0].startswith("`await "), cells[0]
+
+
+def test_every_error_stands_in_the_table_as_it_is() -> None:
+    classes = page("reference/errors.md").partition("## Classes\n")[2].partition("\n## ")[0]
+    said = {cells[0]: cells[1:4] for cells in rows(classes)}
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServerlessSessionError)
+    ]
+    assert list(said) == [f"`{kind.__name__}`" for kind in kinds]
+    examples = {type(example): example for example in EXAMPLES}
+    for kind in kinds:
+        below, code, attributes = said[f"`{kind.__name__}`"]
+        assert below == f"`{kind.__bases__[0].__name__}`"
+        example = examples.get(kind)
+        if example is not None and example.code != "code":
+            assert code == f"`{example.code}`"
+        else:
+            assert code == "" or code.startswith("[below]")
+        own = vars(example).keys() - {"code", "mend"} if example is not None else set()
+        assert set(re.findall(r"`(\w+)`", attributes)) == own
+
+
+@pytest.mark.parametrize(
+    ("section", "kinds"),
+    [
+        ("ConfigurationError", {"ConfigurationError"}),
+        ("SessionError and SessionNotLoaded", {"SessionError", "SessionNotLoaded"}),
+        ("the Lambda handler", {"ServerlessSessionError"}),
+    ],
+)
+def test_every_code_of_an_error_stands_in_its_table(section: str, kinds: set[str]) -> None:
+    table = page("reference/errors.md").partition(f"## Codes of {section}\n")[2].partition("\n## ")[0]
+    said = [cells[0].strip("`") for cells in rows(table)]
+    assert said == sorted(_codes_of(kinds))
+
+
+def _codes_of(kinds: set[str]) -> set[str]:
+    """What the source gives to errors of these classes as their code, read where they are made."""
+    found: set[str] = set()
+    for path in (ROOT / "serverless_session").glob("**/*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            match call:
+                case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(code)), *_]) if name in kinds:
+                    found.add(code)
+                case ast.Call(func=ast.Name(id=name), args=[made, *_]) if name in kinds:
+                    assert ast.unparse(made).startswith("'bad-' + looked_at"), "a code that cannot be read"
+                    found |= {"bad-max-age", "bad-idle-timeout", "bad-absolute-timeout"}  # by `Lifetime.of`
+    return found
 
 
 ASVS = {

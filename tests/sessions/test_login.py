@@ -1,5 +1,6 @@
 """`login`, `logout` and what a session knows of who is logged in, through real requests."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient
 from serverless_session import Session, SharedState, load_session
 from serverless_session.stores import MemoryStore
 from serverless_session.testing import ManualClock
-from tests.sessions.apps import SECRET, Action, app_over, browser, counted, doing
+from tests.sessions.apps import SECRET, Action, app_over, browser, counted, doing, tabs
 
 
 async def who(request: Request) -> Response:
@@ -275,3 +276,58 @@ def test_remember_me_is_for_this_session_alone() -> None:
         assert "Max-Age=2592000;" in client.get("/put", headers=cookie).headers["set-cookie"], "a change prolongs it so"
         clock.advance(timedelta(days=31))
         assert client.get("/who", headers=cookie).json()["user"] is None
+
+
+# --- two logins at the same time --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "earlier", "later", "stay"),
+    [
+        (None, "ann", "bob", {"ann", "bob"}),
+        (None, "ann", "ann", {"ann"}),
+        ("ann", "ann", "ann", {"ann"}),
+        ("eve", "ann", "bob", {"bob", None}),
+        ("ann", "ann", "bob", {"bob", None}),
+        (
+            "ann",
+            "bob",
+            "ann",
+            {"bob", None},
+        ),  # the login of another user has ended her session, and all that comes of it
+    ],
+)
+async def test_of_two_logins_at_once_both_stay_unless_somebody_else_was_logged_in(
+    before: str | None, earlier: str, later: str, stay: set[str | None]
+) -> None:
+    both_loaded, saved = asyncio.Barrier(2), asyncio.Event()
+
+    async def log_in(request: Request) -> Response:
+        session = await load_session(request)
+        await both_loaded.wait()
+        session.login(request.path_params["user"])
+        if request.path_params["place"] == "later":
+            await saved.wait()
+        return JSONResponse({})
+
+    def begin(session: Session) -> None:
+        session["cart"] = ["apple"]
+        if before is not None:
+            session.login(before)
+
+    app = app_with()
+    app.routes.extend([Route("/{place}/in/{user}", log_in, methods=["POST"]), doing("/begin", begin)])
+    async with tabs(app) as one, tabs(app) as two:
+        await one.post("/begin")
+        two.cookies.update(one.cookies)
+        running = asyncio.create_task(two.post(f"/later/in/{later}"))
+        await one.post(f"/earlier/in/{earlier}")
+        saved.set()
+        await running
+        seen = [(await tab.get("/who")).json() for tab in (one, two)]
+        assert {found["user"] for found in seen} == stay
+        carried = before in (None, earlier) and before in (None, later)
+        assert all(found["data"] == ({"cart": ["apple"]} if carried else {}) for found in seen)
+        for tab in (one, two):
+            await tab.post("/clear")
+        assert {(await tab.get("/who")).json()["user"] for tab in (one, two)} == {None}
