@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from serverless_session.aws.sandbox import Sandbox, StillRunning
+from serverless_session.aws.sandbox import Sandbox, Time, TimedOut
 from serverless_session.deadline import Duration, seconds, set_invocation_end
 from serverless_session.errors import ConfigurationError, ServerlessSessionError, missing_extra
 from serverless_session.events import tell
@@ -77,11 +78,10 @@ class LambdaHandler:
 
     def __call__(self, event: Any, context: Any) -> Any:
         """The answer to one event, in the form that its sender takes."""
-        remaining = getattr(context, "get_remaining_time_in_millis", None)
-        time = _Time(self._margin, None if remaining is None else lambda: remaining() / 1000)
+        invocation = _Invocation(context, self._margin)
         adapter = self._adapter_for(event, context)
         if adapter is None:
-            return self._run_function(event, context, time)
+            return self._run_function(event, context, invocation)
         try:
             exchange = _Exchange(adapter.scope, adapter.body)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -93,15 +93,15 @@ class LambdaHandler:
             ) from None
 
         async def serve() -> None:
+            invocation.begin()
             exchange.scope["state"] = self._sandbox.state.copy()
-            await exchange.run(self._app, time.begin())
+            await exchange.run(self._app)
 
         try:
-            self._sandbox.run(serve, limit=time.hard_end())
-        except StillRunning:
-            tell("lambda.kept_running")
-        exchange.make_complete()
-        return adapter({"status": exchange.status, "headers": exchange.headers, "body": exchange.body})
+            self._sandbox.run(serve, invocation.time)
+        except TimedOut as timed_out:
+            tell("lambda.timed_out" if timed_out.is_over else "lambda.kept_running")
+        return adapter(exchange.answer(timed_out=invocation.is_up()))
 
     def event(self, matches: Callable[[Mapping[str, Any]], bool]) -> Callable[[_F], _F]:
         """Registers a function for events that are no HTTP requests: `@handler.event(lambda e: "Records" in e)`.
@@ -128,7 +128,7 @@ class LambdaHandler:
                     return kind(event, context, self._config)
         return None
 
-    def _run_function(self, event: Any, context: Any, time: _Time) -> object:
+    def _run_function(self, event: Any, context: Any, invocation: _Invocation) -> object:
         function = next((function for matches, function in self._functions if matches(event)), None)
         if function is None:
             known = [getattr(function, "__name__", "a function") for _, function in self._functions]
@@ -140,49 +140,46 @@ class LambdaHandler:
             )
 
         async def call() -> object:
-            async with asyncio.timeout(time.begin()):
-                if asyncio.iscoroutinefunction(function):
-                    return await function(event, context)
-                import anyio.to_thread
+            invocation.begin()
+            if asyncio.iscoroutinefunction(function):
+                return await function(event, context)
+            import anyio.to_thread
 
-                return await anyio.to_thread.run_sync(function, event, context)
+            return await anyio.to_thread.run_sync(function, event, context)
 
         try:
-            return self._sandbox.run(call, limit=time.hard_end())
-        except (StillRunning, TimeoutError):
-            if time.is_up():
-                raise ServerlessSessionError(
-                    "event-timed-out",
-                    "a function for an event took all the time there was",
-                    mend="a longer timeout for the Lambda function, or less to do at once",
-                ) from None
-            raise
+            return self._sandbox.run(call, invocation.time)
+        except TimedOut:
+            raise ServerlessSessionError(
+                "event-timed-out",
+                "a function for an event took all the time there was",
+                mend="a longer timeout for the Lambda function, or less to do at once",
+            ) from None
 
 
-class _Time:
-    """The time of one invocation, and what of it is kept for its end. Without a context there is no end."""
+class _Invocation:
+    """The time of one invocation, and the margin of it that is kept for its end. Without a context there is no end.
 
-    def __init__(self, margin: float, remaining: Callable[[], float] | None) -> None:
-        self._remaining = remaining
-        self._margin = min(margin, remaining() * LARGEST_SHARE) if remaining is not None else 0.0
+    First the app is cancelled. Then store calls may take half of the margin, for what is ended at that; a quarter is
+    left for the answer.
+    """
 
-    def begin(self) -> float | None:
-        """Seconds that the app may take. From here on in this context, no store call takes longer than there is.
+    def __init__(self, context: Any, margin: float) -> None:
+        remaining = getattr(context, "get_remaining_time_in_millis", None)
+        self.time: Time | None = None
+        if remaining is not None:
+            left = remaining() / 1000
+            self._margin = margin = min(margin, left * LARGEST_SHARE)
+            self._ends = monotonic() + left
+            self.time = Time(cancel_in=max(left - margin, 0.0), leave_in=max(left - margin / 4, 0.0))
 
-        Store calls may use half of the margin: what is ended when the app is cancelled needs them.
-        """
-        if self._remaining is None:
-            return None
-        left = self._remaining()
-        set_invocation_end(left - self._margin / 2)
-        return max(left - self._margin, 0.0)
-
-    def hard_end(self) -> float | None:
-        """Seconds until an answer must leave, whatever still runs."""
-        return None if self._remaining is None else self._remaining() - self._margin / 4
+    def begin(self) -> None:
+        """From here on in this context, no store call takes longer than there is time."""
+        if self.time is not None:
+            set_invocation_end(self._ends - self._margin / 2 - monotonic())
 
     def is_up(self) -> bool:
-        return self._remaining is not None and self._remaining() <= self._margin
+        return self.time is not None and self._ends - self._margin <= monotonic()
 
 
 class _Exchange:
@@ -190,39 +187,30 @@ class _Exchange:
 
     def __init__(self, scope: Scope, body: bytes) -> None:
         self.scope = scope
-        self.status = 0
-        self.headers: list[Any] = []
-        self.body = b""
+        self._status = 0
+        self._headers: list[Any] = []
         self._request: Message | None = {"type": "http.request", "body": body, "more_body": False}
         self._chunks: list[bytes] = []
         self._complete = asyncio.Event()
-        self._timed_out = True
 
-    async def run(self, app: ASGIApp, limit: float | None) -> None:
-        """Let the app answer, for `limit` seconds at most."""
-        time = asyncio.timeout(limit)
+    async def run(self, app: ASGIApp) -> None:
         try:
-            async with time:
-                await app(self.scope, self._receive, self._send)
+            await app(self.scope, self._receive, self._send)
         except Exception:  # noqa: BLE001 - it is told, and becomes a 500
-            if not time.expired():
-                tell("lambda.app_raised", exc_info=True)
-        self._timed_out = time.expired()
-        if self._timed_out:
-            tell("lambda.timed_out")
+            tell("lambda.app_raised", exc_info=True)
 
-    def make_complete(self) -> None:
-        """What the app has not answered becomes a 503 if it was short of time, else a 500; cookies are kept."""
+    def answer(self, *, timed_out: bool) -> Any:
+        """What the app has answered; else a 503 or a 500, with the cookies of what was saved."""
         if self._complete.is_set():
-            self.body = b"" if self.scope["method"] == "HEAD" else b"".join(self._chunks)
-            return
-        cookies = [(name, value) for name, value in self.headers if name.lower() == b"set-cookie"]  # what was saved
-        if self._timed_out:
-            self.status, self.body, kind = 503, json.dumps(_TIMED_OUT).encode(), b"application/problem+json"
-            cookies += [(b"retry-after", b"1"), (b"cache-control", b"no-store")]
-        else:
-            self.status, self.body, kind = 500, b"Internal Server Error", b"text/plain; charset=utf-8"
-        self.headers = [(b"content-type", kind), *cookies]
+            body = b"" if self.scope["method"] == "HEAD" else b"".join(self._chunks)
+            return {"status": self._status, "headers": self._headers, "body": body}
+        cookies = [(name, value) for name, value in self._headers if name.lower() == b"set-cookie"]
+        if timed_out:
+            kind, again = (b"content-type", b"application/problem+json"), (b"retry-after", b"1")
+            headers = [kind, again, (b"cache-control", b"no-store"), *cookies]
+            return {"status": 503, "headers": headers, "body": json.dumps(_TIMED_OUT).encode()}
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), *cookies]
+        return {"status": 500, "headers": headers, "body": b"Internal Server Error"}
 
     async def _receive(self) -> Message:
         if self._request is not None:
@@ -233,9 +221,9 @@ class _Exchange:
 
     async def _send(self, message: Message) -> None:
         match message["type"]:
-            case "http.response.start" if not self.status:
-                self.status, self.headers = message["status"], list(message.get("headers", ()))
-            case "http.response.body" if self.status and not self._complete.is_set():
+            case "http.response.start" if not self._status:
+                self._status, self._headers = message["status"], list(message.get("headers", ()))
+            case "http.response.body" if self._status and not self._complete.is_set():
                 self._chunks.append(message.get("body", b""))
                 if not message.get("more_body", False):
                     self._complete.set()

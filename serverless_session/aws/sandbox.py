@@ -17,7 +17,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from serverless_session.deadline import may_block
 from serverless_session.errors import ServerlessSessionError
@@ -38,8 +38,19 @@ PATIENCE: Final = 2.0
 """Seconds that the end of a process waits for what is still running in its sandboxes, at each of its steps."""
 
 
-class StillRunning(Exception):
-    """What was to be done by then is not."""
+class TimedOut(Exception):
+    """What was to be done by then is not. It was cancelled; `is_over`: it has ended, else it was left behind."""
+
+    def __init__(self, *, is_over: bool) -> None:
+        super().__init__()
+        self.is_over = is_over
+
+
+class Time(NamedTuple):
+    """Seconds until what is still running is cancelled, and until it is left behind, whatever it does."""
+
+    cancel_in: float
+    leave_in: float
 
 
 class Sandbox:
@@ -61,10 +72,10 @@ class Sandbox:
         """What the app's lifespan has put down for its requests."""
         return self._lifespan.state
 
-    def run(self, work: Callable[[], Coroutine[Any, Any, _T]], *, limit: float | None = None) -> _T:
+    def run(self, work: Callable[[], Coroutine[Any, Any, _T]], time: Time | None = None) -> _T:
         """The result of `work()`, awaited in a task of its own, after the app's lifespan has started.
 
-        Raises `StillRunning` if there is none `limit` seconds from now; the task was cancelled, and is left behind.
+        Raises `TimedOut` if there is none in the given time.
         """
 
         async def after_start() -> _T:
@@ -72,7 +83,7 @@ class Sandbox:
             await self._lifespan.start()
             return await work()
 
-        return self._run(after_start, limit)
+        return self._run(after_start, time)
 
     def prewarm(self) -> None:
         """Start the lifespan and connect the stores now, for `PREWARM_SECONDS` at most: the first event goes on."""
@@ -82,10 +93,10 @@ class Sandbox:
 
             await connect_all()
 
-        with contextlib.suppress(StillRunning):
-            self.run(connect, limit=PREWARM_SECONDS)
+        with contextlib.suppress(TimedOut):
+            self.run(connect, Time(cancel_in=PREWARM_SECONDS, leave_in=PREWARM_SECONDS))
 
-    def _run(self, work: Callable[[], Coroutine[Any, Any, _T]], limit: float | None) -> _T:
+    def _run(self, work: Callable[[], Coroutine[Any, Any, _T]], time: Time | None) -> _T:
         if self._pid != os.getpid():
             # Kept, so that the collector never closes it: that would take our parent's sockets out of the epoll we
             # share.
@@ -98,24 +109,33 @@ class Sandbox:
                 _close_at_exit(self)
             if self._root is None or self._root.done():
                 self._root = self._loop.create_task(_for_ever())
-            return self._run_until_done(self._loop, self._root, work, limit)
+            return self._run_until_done(self._loop, self._root, work, time)
 
     def _run_until_done(
         self,
         loop: asyncio.AbstractEventLoop,
         root: asyncio.Task[None],
         work: Callable[[], Coroutine[Any, Any, _T]],
-        limit: float | None,
+        time: Time | None,
     ) -> _T:
         event = loop.create_task(work())
-        running = True
+        running, is_up = True, False
+        timer: asyncio.TimerHandle | None = None
 
         def stop(_: object = None) -> None:
             if running:  # else an exit has stopped the loop before us, and somebody else may be running it
                 loop.stop()
 
+        def cancel() -> None:
+            nonlocal is_up, timer
+            is_up = True
+            event.cancel()
+            assert time is not None
+            timer = loop.call_later(time.leave_in - time.cancel_in, stop)
+
         event.add_done_callback(stop)
-        timer = None if limit is None else loop.call_later(max(limit, 0.0), stop)
+        if time is not None:
+            timer = loop.call_later(time.cancel_in, cancel)
         try:
             loop.run_until_complete(root)
         except (RuntimeError, asyncio.CancelledError):
@@ -125,9 +145,9 @@ class Sandbox:
             if timer is not None:
                 timer.cancel()
             event.cancel()  # Ctrl-C, say: the event is over, and the next one must not wait for it
-        if not event.done() and timer is not None and timer.when() <= loop.time():
+        if is_up and (not event.done() or event.cancelled()):
             event.add_done_callback(_take_note)
-            raise StillRunning
+            raise TimedOut(is_over=event.done())
         if not event.done() or event.cancelled():
             raise ServerlessSessionError(
                 "app-cancelled",
