@@ -1,8 +1,8 @@
-"""Lambda's side of the Runtime API (2018-06-01), which AWS documents and `awslambdaric` speaks, as a server on loopback.
+"""Lambda's side of the Runtime API (2018-06-01), which AWS documents and `awslambdaric` speaks, on loopback.
 
 One server stands before one process of a sandbox, so whoever asks it for the next event is that process or a worker of
-it. It hands out events, takes answers and errors, and knows who waits; what follows from that (time-outs, the end of the
-process) is decided in `sandboxes`.
+it. It hands out events, takes answers and errors, and knows who waits; what follows from that (time-outs, the end of
+the process) is decided in `sandboxes`.
 """
 
 import json
