@@ -90,18 +90,16 @@ def test_a_thousand_invocations_share_one_connection_and_leave_nothing(
 ) -> None:
     """THREATS 49: one loop that is started anew for every event would start threads and connections anew, too."""
 
-    def go_on_to(number: int) -> None:
-        nonlocal done
-        for done in range(done + 1, number + 1):
-            ann.take(sandbox.invoke(ann.event("POST", "/thread" if done % 2 else "/count")))
+    def invoke(numbers: range) -> None:
+        for number in numbers:
+            ann.take(sandbox.invoke(ann.event("POST", "/thread" if number % 2 else "/count")))
 
-    done = 0
     log_in(ann, sandbox)
-    go_on_to(10)
+    invoke(range(10))
     threads = fewest_threads(sandbox)
-    go_on_to(200)
+    invoke(range(10, 200))
     resident = sandbox.resident_kib
-    go_on_to(1000)
+    invoke(range(200, 1000))
     assert ann.take(sandbox.invoke(ann.event("GET", "/view"))) == {"user": "ann", "count": 500, "thread": 500}
     assert fewest_threads(sandbox) <= threads
     assert sandbox.resident_kib <= resident + LEAK_KIB
