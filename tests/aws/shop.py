@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -58,7 +59,10 @@ async def slow(request: Request) -> Response:
 
 
 def in_a_thread(request: Request) -> Response:
-    request.session["thread"] = _one_more(request.session.get("thread"))
+    session = request.session
+    session["in a thread"] = _one_more(session.get("in a thread"))
+    # The kernel's numbers: Python's own are given again, to the next thread after one has ended.
+    session["threads"] = sorted({*session.get("threads", ()), threading.get_native_id()})
     return JSONResponse(request.session)
 
 
