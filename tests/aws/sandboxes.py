@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 from tests.aws.runtime_api import FunctionError, RuntimeApi
 from tests.servers import dies_with_us
+from tests.sessions.apps import SECRET
 
 ROOT: Final = Path(__file__).parent.parent.parent
 LIMIT: Final = 30.0
@@ -27,6 +28,15 @@ POLLS_IN_A_THREAD: Final = "AWS_Lambda_python3.13"
 """As an execution environment: one of those (3.12 and later) in which the client waits for the next event in another
 thread, so that the main thread can hear signals. It goes by this name, not by the Python that runs."""
 WAITS_ITSELF: Final = "AWS_Lambda_python3.11"
+
+
+def over(url: str) -> dict[str, str]:
+    """The configuration of a function whose sessions are in the store at `url`."""
+    return {
+        "SERVERLESS_SESSION_STORE": url,
+        "SERVERLESS_SESSION_SECRET_KEY": SECRET,
+        "SERVERLESS_SESSION_TIMEOUT": str(LIMIT),  # a busy machine is no failure
+    }
 
 
 class LambdaSandbox:
@@ -240,8 +250,8 @@ class LambdaSandbox:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:"))
 
-    def sockets(self, port: int) -> set[str]:
-        """Its TCP sockets to `port`, by what the kernel calls them; of a managed instance the main process's."""
+    def sockets(self, port: int) -> dict[str, int]:
+        """Its TCP sockets to `port`; of a managed instance the main process's."""
         assert self.pid is not None
         return sockets_of(self.pid, port)
 
@@ -252,11 +262,19 @@ def _watch(process: subprocess.Popen[bytes], api: RuntimeApi) -> None:
     api.ended()
 
 
-def sockets_of(pid: int, port: int) -> set[str]:
-    """The TCP sockets of a process to `port`, as "socket:[inode]": two that share one show the same."""
+def sockets_of(pid: int, port: int) -> dict[str, int]:
+    """The TCP sockets of a process to `port`: "socket:[inode]", the same for two that share one, and its own port."""
     opened = set[str]()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
             opened.add(str(descriptor.readlink()))
-    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    return {name for row in rows if int(row[2].split(":")[1], 16) == port and (name := f"socket:[{row[9]}]") in opened}
+    found = {}
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        _, here, there, *_, inode = line.split()[:10]
+        if _port(there) == port and (name := f"socket:[{inode}]") in opened:
+            found[name] = _port(here)
+    return found
+
+
+def _port(address: str) -> int:
+    return int(address.partition(":")[2], 16)

@@ -11,11 +11,10 @@ import pytest
 from tests.aws.runtime_api import FunctionError
 from tests.aws.visitors import Visitor
 from tests.servers import Server
-from tests.sessions.apps import SECRET
 from tests.wire import TripCounter
 
 if sys.platform == "linux":
-    from tests.aws.sandboxes import LIMIT, POLLS_IN_A_THREAD, WAITS_ITSELF, LambdaSandbox, sockets_of
+    from tests.aws.sandboxes import LIMIT, POLLS_IN_A_THREAD, WAITS_ITSELF, LambdaSandbox, over, sockets_of
 else:
     pytest.skip("Lambda is Linux, and so are the wheels of its client", allow_module_level=True)
 
@@ -42,10 +41,9 @@ def sandbox_over(
     workers: int = 0,
     **variables: str,
 ) -> LambdaSandbox:
-    environment = {"SERVERLESS_SESSION_STORE": wire.url, "SERVERLESS_SESSION_SECRET_KEY": SECRET, **variables}
     return LambdaSandbox(
         handler,
-        environment,
+        {**over(wire.url), **variables},
         execution_environment=execution_environment,
         initialization=initialization,
         workers=workers,
@@ -261,7 +259,7 @@ def test_workers_of_a_managed_instance_share_no_socket(wire: TripCounter) -> Non
         sockets = [sockets_of(pid, wire.port) for pid in served_by]
         assert [len(those) for those in sockets] == [1, 1, 1]
         assert len(set[str]().union(*sockets)) == wire.connections == 3
-        assert sandbox.sockets(wire.port) == set()
+        assert sandbox.sockets(wire.port) == {}
         for visitor, counted in zip(visitors, counts, strict=True):
             assert visitor.take(sandbox.invoke(visitor.event("GET", "/view"))) == {"user": "ann", "count": counted}
 
