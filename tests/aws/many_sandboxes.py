@@ -15,11 +15,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis import Redis
 
@@ -27,6 +27,8 @@ from tests import servers
 from tests.aws.sandboxes import LIMIT, LambdaSandbox, over
 from tests.aws.visitors import Visitor
 from tests.servers import LOOPBACK, Server
+
+T = TypeVar("T")
 
 VISITORS: Final = 20
 STARTING: Final = 4
@@ -82,9 +84,9 @@ class Step:
     dice: float
 
 
-def life(seed: str, *, steps: int, sandboxes: int) -> Iterator[Step]:
+def life_of(name: str, *, seed: int, steps: int, sandboxes: int) -> Iterator[Step]:
     """What one visitor does."""
-    drawn = random.Random(seed)
+    drawn = random.Random(f"{seed} {name}")
     logged_in = False
     for _ in range(steps):
         odds = LOGGED_IN if logged_in else LOGGED_OUT
@@ -196,7 +198,7 @@ class Customer:
         assert shown == self.told, f"{shown} in place of {self.told}"
 
     def _at_once(self, *requests: tuple[int, Any, Then]) -> None:
-        for answer in self.tabs.map(lambda request: self.function.serve(*request), requests):
+        for answer in ended([self.tabs.submit(self.function.serve, *request) for request in requests]):
             self.browser.take(answer)
 
     def look(self, place: int, then: Then = Then.STAYS) -> None:
@@ -210,6 +212,12 @@ class Customer:
         thief.cookies = dict(cookies)
         shown = thief.take(self.function.serve(place, thief.event("GET", "/view"), then))
         assert shown == {}, f"{shown} after a logout or a login"
+
+
+def ended(running: Sequence[Future[T]]) -> list[T]:
+    """What they return, once all have ended: no sandbox must be started by one after another has failed."""
+    wait(running)
+    return [one.result() for one in running]
 
 
 def run(*, sandboxes: int, steps: int, seed: int) -> dict[str, int]:
@@ -227,11 +235,11 @@ def run(*, sandboxes: int, steps: int, seed: int) -> dict[str, int]:
                 sandbox.__enter__()
             stack.push(sandbox)
 
-        list(visits.map(start, fleet))
+        ended([visits.submit(start, sandbox) for sandbox in fleet])
         function = Function(server, fleet)
         customers = [Customer(f"visitor {number}", function, tabs) for number in range(VISITORS)]
-        lives = [list(life(f"{seed} {one.name}", steps=steps, sandboxes=sandboxes)) for one in customers]
-        list(visits.map(Customer.live, customers, lives))
+        lives = [list(life_of(one.name, seed=seed, steps=steps, sandboxes=sandboxes)) for one in customers]
+        ended([visits.submit(one.live, life) for one, life in zip(customers, lives, strict=True)])
         for number, customer in enumerate(customers):
             customer.look(number % sandboxes)
             for cookies in customer.left_behind:
