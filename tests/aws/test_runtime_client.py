@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from redis import Redis
 
+from serverless_session.codec.xaes import NONCE_BYTES
+from serverless_session.stores.contract import VERSION_BYTES
+from tests import servers
 from tests.aws.runtime_api import FunctionError
 from tests.aws.visitors import Visitor
 from tests.servers import Server
@@ -231,6 +235,27 @@ def test_a_hook_that_raises_after_the_restore_is_reported(wire: TripCounter) -> 
         with pytest.raises(FunctionError, match="no new connection"):
             sandbox.restore()
         assert sandbox.asked == ["restore/next", "restore/error"]
+
+
+def test_two_restores_of_one_snapshot_draw_nothing_alike() -> None:
+    """THREATS 30: randomness that was buffered before the snapshot would be the same in each of its restores."""
+    restores, visitors = 3, [Visitor() for _ in range(4)]
+    with (
+        servers.valkey() as server,
+        Redis(port=server.port) as client,
+        LambdaSandbox("tests.aws.restored.handler", over(server.url)) as sandbox,
+    ):
+        first, *others = visitors
+        event = first.event("POST", "/count")
+        answers = [sandbox.invoke(event), *sandbox.invoke({"restores": restores, "event": event})]
+        for visitor, answer in zip([first, *others], answers, strict=True):
+            assert visitor.take(answer) == {"count": 1}
+        kept = [client.get(key) for key in client.scan_iter()]
+        versions = {value[:VERSION_BYTES] for value in kept if isinstance(value, bytes)}
+        nonce = slice(VERSION_BYTES + 8, VERSION_BYTES + 8 + NONCE_BYTES)  # see `codec.sealing`
+        nonces = {value[nonce] for value in kept if isinstance(value, bytes)}
+        ids = {visitor.cookies["session"] for visitor in visitors}
+        assert [len(kept), len(versions), len(nonces), len(ids)] == [restores + 1] * 4
 
 
 def test_workers_of_a_managed_instance_share_no_socket(wire: TripCounter) -> None:
