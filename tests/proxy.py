@@ -63,9 +63,7 @@ class Proxy:
         self.shut_door()
         self._reserved.close()
         await asyncio.gather(*self._joining)
-        for link in list(self._links):
-            link.abort()
-        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
+        await self._drop_all()
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -94,6 +92,15 @@ class Proxy:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
+
+    def cut(self) -> None:
+        """Drop whoever is inside; the door stays open. For tests in whose thread the proxy does not run."""
+        asyncio.run_coroutine_threadsafe(self._drop_all(), self._loop).result()
+
+    async def _drop_all(self) -> None:
+        for link in list(self._links):
+            link.abort()
+        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
 
     def _accept(self) -> None:
         assert self._listener is not None

@@ -139,7 +139,7 @@ def _start(
         port = wanted_port or _free_port()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*_dies_with_us(), *command(port)],
+                [*dies_with_us(), *command(port)],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -214,7 +214,7 @@ def _free_port() -> int:
         return port
 
 
-def _dies_with_us() -> list[str]:
+def dies_with_us() -> list[str]:
     """What to put before a command so that the kernel ends it with the thread that started it."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []

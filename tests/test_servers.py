@@ -82,7 +82,7 @@ def test_a_port_taken_in_the_last_moment_is_given_up_for_another(
 
 @pytest.mark.parametrize("name", ["valkey", "memcached"])
 def test_a_server_dies_with_the_killed_process_that_started_it(name: str, request: pytest.FixtureRequest) -> None:
-    if not servers._dies_with_us() and not os.environ.get("CI"):
+    if not servers.dies_with_us() and not os.environ.get("CI"):
         pytest.skip("setpriv is missing here: apt-get install util-linux")
     request.getfixturevalue(name)  # skips, or fails in CI, where the server is missing
     program = (

@@ -123,6 +123,15 @@ def test_reset_counts_from_there_and_keeps_connections(wire: TripCounter, connec
     assert (wire.trips, wire.connections) == (1, 0)
 
 
+def test_a_cut_ends_the_connections_and_lets_others_in(wire: TripCounter, connection: socket.socket) -> None:
+    exchange(connection)
+    wire.cut()
+    assert connection.recv(1) == b""
+    with connect(wire) as another:
+        exchange(another)
+    assert wire.connections == 2
+
+
 def test_a_trip_to_memcached(memcached: Server) -> None:
     with TripCounter.to(memcached.port, scheme="memcached") as wire, connect(wire) as connection:
         assert wire.url == f"memcached://127.0.0.1:{wire.port}"

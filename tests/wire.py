@@ -87,6 +87,10 @@ class TripCounter:
         # The loop's thread alone writes the totals, so that any other may read and reset without a lock.
         self._before = replace(self._total)
 
+    def cut(self) -> None:
+        """Drop all connections, as a balancer does; new ones are let in. Where `with` runs the proxy."""
+        self._proxy.cut()
+
     async def __aenter__(self) -> Self:
         await self._proxy.__aenter__()
         return self
