@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import signal
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -25,8 +24,6 @@ from serverless_session.events import tell
 from serverless_session.snapshot import forget_everything
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from starlette.types import ASGIApp, Message
 
 _T = TypeVar("_T")
@@ -66,6 +63,7 @@ class Sandbox:
         self._lifespan = _Lifespan(self._app)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._root: asyncio.Task[None] | None = None
+        self._event: asyncio.Task[Any] | None = None
 
     @property
     def state(self) -> dict[str, Any]:
@@ -118,7 +116,7 @@ class Sandbox:
         work: Callable[[], Coroutine[Any, Any, _T]],
         time: Time | None,
     ) -> _T:
-        event = loop.create_task(work())
+        self._event = event = loop.create_task(work())
         running, is_up = True, False
         timer: asyncio.TimerHandle | None = None
 
@@ -161,7 +159,9 @@ class Sandbox:
     def follow_the_platform(self) -> None:
         """On Lambda: end in order when it says so, and go into no snapshot with anything that a copy must not have."""
         if os.environ.get("AWS_LAMBDA_RUNTIME_API"):
-            self._follow_signals()
+            from serverless_session.aws.sigterm import at_sigterm
+
+            at_sigterm(self.close)
         if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
             with contextlib.suppress(ModuleNotFoundError):  # Lambda's own runtimes have it
                 import snapshot_restore_py
@@ -176,30 +176,15 @@ class Sandbox:
         else:
             asyncio.run(forget_everything())
 
-    def _follow_signals(self) -> None:
-        """SIGTERM: end the lifespan, then do what would have been done without us. Lambda sends it between events."""
-        try:
-            before = signal.getsignal(signal.SIGTERM)
-
-            def terminate(number: int, frame: FrameType | None) -> None:
-                if not self._turn.locked():
-                    self.close()
-                if callable(before):
-                    before(number, frame)
-                elif before is not signal.SIG_IGN:
-                    raise SystemExit(0)
-
-            signal.signal(signal.SIGTERM, terminate)
-        except ValueError:
-            pass  # not in the main thread: whoever started us there has to see to it
-
     def close(self) -> None:
         """End the app's lifespan and the loop, with `PATIENCE` for what does not want to end. May be called again."""
         if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
             return
         if not self._turn.acquire(timeout=PATIENCE):
-            self._loop.call_soon_threadsafe(_cancel_all, self._loop)  # an event hangs in another thread
-            return
+            if self._event is not None:  # it hangs in another thread
+                self._loop.call_soon_threadsafe(self._event.cancel)
+            if not self._turn.acquire(timeout=PATIENCE):
+                return
         try:
             self._loop.run_until_complete(self._end(self._loop))
             self._loop.close()

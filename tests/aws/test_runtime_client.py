@@ -147,7 +147,6 @@ def test_a_kill_at_the_end_of_the_time_leaves_the_session_as_it_was(sandbox: Lam
     assert sandbox.starts == 2
 
 
-@pytest.mark.xfail(raises=FunctionError, strict=True, reason="the app is not cancelled before its time is over")
 def test_a_request_that_waits_too_long_is_503_before_lambda_ends_it(sandbox: LambdaSandbox, ann: Visitor) -> None:
     """THREATS 40."""
     log_in(ann, sandbox)
@@ -195,17 +194,10 @@ def test_without_a_store_lambda_is_told_so_before_the_first_event() -> None:
     assert write.strip().startswith("write: ")
 
 
-NO_SIGTERM = "the handler does not end the lifespan on SIGTERM yet"
-
-
 @pytest.mark.parametrize(
     "execution_environment",
-    [
-        pytest.param(POLLS_IN_A_THREAD, marks=pytest.mark.xfail(strict=True, reason=NO_SIGTERM)),
-        # Here the main thread waits in C and Python runs no signal handler of its own: only what stands at the other
-        # end of `signal.set_wakeup_fd` hears of it.
-        pytest.param(WAITS_ITSELF, marks=pytest.mark.xfail(strict=True, reason=NO_SIGTERM)),
-    ],
+    # In the second the main thread waits in C, and Python runs no signal handler of its own.
+    [POLLS_IN_A_THREAD, WAITS_ITSELF],
 )
 def test_sigterm_between_two_events_ends_the_lifespan(
     wire: TripCounter, ann: Visitor, execution_environment: str

@@ -1,0 +1,52 @@
+"""SIGTERM, with which Lambda ends a sandbox that has an extension: heard even while the runtime waits in C.
+
+A Python handler runs between two steps of the main thread, and up to Python 3.11 Lambda's runtime client waits for the
+next event without taking any. What the system does at once is to write a byte to the wakeup descriptor; a thread of
+ours reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+def at_sigterm(end: Callable[[], None]) -> None:
+    """Call `end` in a thread when SIGTERM comes, and exit, unless somebody else had a handler: then that decides.
+
+    Outside of the main thread nothing can be heard, and nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    bell, rung = os.pipe()
+    os.set_blocking(rung, False)
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if callable(before):
+            before(number, frame)
+
+    def listen() -> None:
+        while signal.SIGTERM not in os.read(bell, 1):
+            pass
+        end()
+        if not callable(before):
+            sys.stdout.flush()
+            os._exit(0)
+
+    def let_children_be() -> None:
+        """A byte of theirs would end us: the pipe is one."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, handler)
+    signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=let_children_be)
+    threading.Thread(target=listen, name="serverless_session sigterm", daemon=True).start()
