@@ -73,6 +73,21 @@ def within(limit: float) -> Iterator[None]:
         _limit_ends.reset(token)
 
 
+def has_invocation_end() -> bool:
+    """Does somebody around us know when the platform will stop us?"""
+    return _invocation_ends.get() is not None
+
+
+@contextmanager
+def invocation_ends_in(remaining: float) -> Iterator[None]:
+    """As `set_invocation_end`, for what is inside."""
+    token = _invocation_ends.set(time.monotonic() + remaining)
+    try:
+        yield
+    finally:
+        _invocation_ends.reset(token)
+
+
 def set_invocation_end(remaining: float) -> None:
     """From here on in this context, every store call ends within `remaining` seconds from now."""
     _invocation_ends.set(time.monotonic() + remaining)

@@ -17,6 +17,7 @@ from serverless_session.aws.sandbox import Sandbox, Time, TimedOut
 from serverless_session.deadline import Duration, seconds, set_invocation_end
 from serverless_session.errors import ConfigurationError, ServerlessSessionError, missing_extra
 from serverless_session.events import tell
+from serverless_session.invocation import LARGEST_SHARE, MARGIN
 
 try:
     from mangum.types import LambdaConfig
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from serverless_session.aws.http_events import HttpApiEvent, LoadBalancerEvent, RestApiEvent
 
     Adapter = HttpApiEvent | RestApiEvent | LoadBalancerEvent
-
-LARGEST_SHARE: Final = 0.1
-"""Of the time of an invocation: the margin takes no more."""
 
 EventFunction = Callable[[Any, Any], object]
 _F = TypeVar("_F", bound=EventFunction)
@@ -59,7 +57,7 @@ class LambdaHandler:
     """
 
     def __init__(
-        self, app: ASGIApp, *, prewarm: bool = False, base_path: str = STAGE, time_out_margin: Duration = 0.5
+        self, app: ASGIApp, *, prewarm: bool = False, base_path: str = STAGE, time_out_margin: Duration = MARGIN
     ) -> None:
         self._app = app
         self._margin = _checked_margin(time_out_margin)

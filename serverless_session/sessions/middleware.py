@@ -19,6 +19,7 @@ from serverless_session.codec.keys import SecretKey
 from serverless_session.deadline import Duration
 from serverless_session.errors import ConfigurationError, SessionConflict, StoreError, UnreadableValue
 from serverless_session.events import tell
+from serverless_session.invocation import invocation_of
 from serverless_session.notes import notes_of
 from serverless_session.sessions.answer import Answer
 from serverless_session.sessions.cookie import CookieSettings, IdMaker, SessionId, cookie_values
@@ -146,7 +147,8 @@ class SessionMiddleware:
         if scope["type"] == "lifespan":
             await self._start_up(scope, receive, send)
         elif scope["type"] in ("http", "websocket"):
-            await self._serve(scope, receive, send)
+            with invocation_of(scope):
+                await self._serve(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serverless_session import LambdaHandler, SessionMiddleware, SharedState, load_session
+from serverless_session.deadline import time_left
 
 shared = SharedState()
 shared.check()  # what cannot work is told while Lambda loads the module, not to the first visitor
@@ -87,6 +88,11 @@ async def fail(request: Request) -> Response:
     raise RuntimeError("the shop's own fault")
 
 
+async def left(request: Request) -> Response:
+    """Seconds that a store call may take now, where nothing but the end of the invocation limits it."""
+    return JSONResponse(time_left(600.0))
+
+
 async def process(request: Request) -> Response:
     return JSONResponse(os.getpid())
 
@@ -102,6 +108,7 @@ app = Starlette(
     routes=[
         Route("/view", view),
         Route("/process", process),
+        Route("/left", left),
         *(
             Route(path, endpoint, methods=["POST"])
             for path, endpoint in {
