@@ -1,13 +1,11 @@
 """The end of an invocation, for an app that another server than our handler serves on Lambda."""
 
-import asyncio
 import json
 import time
 from typing import Any
 
 import httpx2
 import pytest
-from mangum import Mangum
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -15,6 +13,7 @@ from starlette.routing import Route
 from serverless_session import LambdaHandler, SharedState
 from serverless_session.deadline import time_left
 from tests.aws.events import Context, event_v2
+from tests.aws.handlers import answer_of_mangum
 from tests.sessions.apps import SECRET, app_over
 
 LONG = 600.0
@@ -70,12 +69,7 @@ async def test_what_is_no_end_changes_nothing(header: str) -> None:
 def test_under_mangum_the_context_counts_and_no_header_of_the_client() -> None:
     event = event_v2(path="/left")
     event["headers"]["x-amzn-lambda-context"] = told(int(time.time() * 1000) + 1000)
-    asyncio.set_event_loop(loop := asyncio.new_event_loop())
-    try:
-        answer = Mangum(APP, lifespan="off")(event, Context(30.0))  # type: ignore[arg-type]
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
+    answer = answer_of_mangum(APP, event, Context(30.0))
     assert 29.0 < float(answer["body"]) <= 29.5
 
 

@@ -5,7 +5,6 @@ import gzip
 from typing import Any
 
 import pytest
-from mangum import Mangum
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -14,6 +13,7 @@ from starlette.routing import Route
 from serverless_session import LambdaHandler, ServerlessSessionError
 from serverless_session.errors import ConfigurationError
 from tests.aws.events import HTTP, Context, golden, sent
+from tests.aws.handlers import answer_of_mangum
 
 each_sender = pytest.mark.parametrize("sender", HTTP)
 DECODES_PATHS = ("http_api", "http_api_format_1")
@@ -377,7 +377,7 @@ def test_what_mangum_makes_of_it_and_what_we_mean_otherwise(sender: str) -> None
     handler = LambdaHandler(ours)
     mine = handler(golden(sender), context)
     handler.close()
-    theirs = Mangum(its, lifespan="off")(golden(sender), context)  # type: ignore[arg-type]
+    theirs = answer_of_mangum(its, golden(sender), context)
     assert ours.body == its.body
     differences = {name for name in ours.scope if name != "state" and ours.scope[name] != its.scope.get(name)}
     assert differences == MEANT[sender]
@@ -401,7 +401,7 @@ ODD_ANSWERS: dict[str, tuple[Response, set[str]]] = {
 @each_sender
 def test_answers_that_mangum_gives_otherwise(sender: str, name: str) -> None:
     response, otherwise = ODD_ANSWERS[name]
-    theirs = Mangum(Recorder(response), lifespan="off")(golden(sender), Context())  # type: ignore[arg-type]
+    theirs = answer_of_mangum(Recorder(response), golden(sender))
     assert (answered(golden(sender), response) != theirs) is (sender in otherwise)
 
 
@@ -409,7 +409,6 @@ def test_the_adapters_serve_mangum_too() -> None:
     from serverless_session.aws.http_events import ADAPTERS
 
     app = Recorder(Response(status_code=204))
-    mangum = Mangum(app, lifespan="off", custom_handlers=[*ADAPTERS])
-    answer = mangum(golden("rest_api"), Context())  # type: ignore[arg-type]
+    answer = answer_of_mangum(app, golden("rest_api"), custom_handlers=[*ADAPTERS])
     assert app.scope["root_path"] == "/Prod"
     assert answer["statusCode"] == 204
