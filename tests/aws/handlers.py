@@ -14,10 +14,11 @@ Handlers = Callable[..., LambdaHandler]
 
 def answer_of_mangum(app: Any, event: Any, context: Any = None, **options: Any) -> dict[str, Any]:
     """What Mangum itself answers. It would make a loop, and never close it, where there is none."""
+    given: Any = context or Context()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        return Mangum(app, lifespan="off", **options)(event, context or Context())
+        return Mangum(app, lifespan="off", **options)(event, given)
     finally:
         asyncio.set_event_loop(None)
         loop.close()
