@@ -56,12 +56,21 @@ def test_only_the_chosen_stores_client_is_imported(url: str, client: set[str]) -
     assert heavy_in(loaded) - {"starlette", "cryptography"} == client
 
 
-def test_sessions_on_the_memory_store_add_at_most_62_modules() -> None:
+@pytest.mark.parametrize(
+    ("url", "client", "most"),
+    [
+        ("memory://", "asyncio", 62),
+        ("redis://localhost", "redis.asyncio.connection", 65),
+        ("memcached://localhost", "pymemcache.client.base", 69),
+    ],
+    ids=["memory", "redis", "memcached"],
+)
+def test_sessions_add_few_modules_to_starlette_mangum_and_the_client(url: str, client: str, most: int) -> None:
     program = """
     from serverless_session import LambdaHandler
     answer = LambdaHandler(middleware)(event_v2(), Context())
     assert answer["statusCode"] == 404
     """
-    base = modules_after(BASE)
-    added = modules_after(BASE + SESSIONS.format(url="memory://") + program) - base
-    assert len(added) <= 62, sorted(added)
+    base = modules_after(f"{BASE}\n    import {client}\n")
+    added = modules_after(BASE + SESSIONS.format(url=url) + program) - base
+    assert len(added) <= most, sorted(added)
