@@ -96,7 +96,9 @@ class RestApiEvent(APIGateway):
             method=event["httpMethod"],
             mount=_mount(self.config, path, usual),
             encoded=not is_http_api,
-            query=urlencode(_several(event, "queryStringParameters"), doseq=True).encode(),
+            query=urlencode(
+                _several(event, "multiValueQueryStringParameters", "queryStringParameters"), doseq=True
+            ).encode(),
             headers=_headers(event),
             client=(request.get("identity") or {}).get("sourceIp"),
         )
@@ -120,7 +122,7 @@ class LoadBalancerEvent(ALB):
         event, headers = self.event, _headers(self.event)
         forwarded = [value for name, value in headers if name == b"x-forwarded-for"]
         seen = forwarded[-1].rpartition(b",")[2].strip().decode() if forwarded else None
-        query = _several(event, "queryStringParameters")
+        query = _several(event, "multiValueQueryStringParameters", "queryStringParameters")
         path = event.get("path") or "/"
         return _scope(
             self,
@@ -201,24 +203,22 @@ def _begins(path: str, with_: str) -> bool:
     return path == with_ or path.startswith(with_ + "/")
 
 
-def _several(event: Mapping[str, Any], name: str) -> dict[str, list[str]]:
+def _several(event: Mapping[str, Any], several: str, one: str) -> dict[str, list[str]]:
     """What an event holds twice: each name with all of its values, or, where it has only that, with the last one."""
-    several = event.get(f"multiValue{name[0].upper()}{name[1:]}")
-    if several:
-        return {key: list(values or ()) for key, values in several.items()}
-    return {key: [value] for key, value in (event.get(name) or {}).items()}
+    return event.get(several) or {name: [value] for name, value in (event.get(one) or {}).items()}
 
 
 def _headers(event: Mapping[str, Any]) -> Headers:
-    headers = [
-        (name.lower().encode(), value.encode())
-        for name, values in _several(event, "headers").items()
-        for value in values
-    ]
-    cookies = [value for name, value in headers if name == b"cookie"]
-    if len(cookies) > 1:  # as HTTP/2 wants it: what is joined by a comma is one broken cookie
-        headers = [(name, value) for name, value in headers if name != b"cookie"]
-        headers.append((b"cookie", b"; ".join(cookies)))
+    headers, cookies = [], []
+    for name, values in _several(event, "multiValueHeaders", "headers").items():
+        lower = name.lower()
+        if lower == "cookie":
+            cookies += values
+        else:
+            encoded = lower.encode()
+            headers += [(encoded, value.encode()) for value in values]
+    if cookies:  # in one, as HTTP/2 wants it: what is joined by a comma is one broken cookie
+        headers.append((b"cookie", "; ".join(cookies).encode()))
     return headers
 
 
