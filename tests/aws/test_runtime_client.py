@@ -222,6 +222,29 @@ def test_hooks_run_before_a_snapshot_and_after_its_restore(wire: TripCounter, an
         assert sandbox.output.splitlines() == ["before the snapshot", "after the restore", "the shop opens"]
 
 
+def test_a_prewarmed_sandbox_is_connected_before_its_first_event(wire: TripCounter, ann: Visitor) -> None:
+    with sandbox_over(wire, "tests.aws.prewarmed.handler") as sandbox:
+        assert sandbox.output.splitlines() == ["the shop opens"]
+        assert len(sandbox.sockets(wire.port)) == wire.connections == 1
+        log_in(ann, sandbox)
+        assert wire.connections == 1
+
+
+def test_no_connection_goes_into_a_snapshot_and_each_restore_makes_its_own(wire: TripCounter, ann: Visitor) -> None:
+    """THREATS 30: the prewarmed sandbox had one."""
+    with sandbox_over(wire, "tests.aws.prewarmed.handler", initialization="snap-start") as sandbox:
+        assert wire.connections == 1
+        assert sandbox.sockets(wire.port) == {}
+        sandbox.freeze()
+        sandbox.thaw()
+        sandbox.restore()
+        log_in(ann, sandbox)
+        assert ann.take(sandbox.invoke(ann.event("POST", "/count"))) == {"user": "ann", "count": 1}
+        assert len(sandbox.sockets(wire.port)) == 1
+        assert wire.connections == 2
+        assert sandbox.output.splitlines() == ["the shop opens"], "the lifespan is in the snapshot"
+
+
 def test_a_hook_that_raises_after_the_restore_is_reported(wire: TripCounter) -> None:
     with sandbox_over(wire, "tests.aws.snapshot.handler", initialization="snap-start", RESTORE_FAILS="1") as sandbox:
         with pytest.raises(FunctionError, match="no new connection"):
