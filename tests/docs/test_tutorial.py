@@ -62,7 +62,7 @@ def _add_wheel(index: Path, name: str, build: str, needs: list[str]) -> None:
 @pytest.fixture
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A shell with this Python, in which pip knows a folder in place of an index."""
-    for installed in ("fastapi", "serverless-session"):
+    for installed in ("fastapi", "mangum", "redis", "serverless-session"):
         distribution(installed)  # so that pip finds them there, and puts nothing into our own environment
     index = tmp_path_factory.mktemp("index")
     for name, needs in NEEDED.items():
@@ -85,8 +85,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def run(script: str, folder: Path, environment: dict[str, str]) -> str:
     for name, text in files().items():
         (folder / name).write_text(text)
+    of_this_python = 'pip() { python -m pip "$@"; }\n'
     ran = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+        ["bash", "-euo", "pipefail", "-c", of_this_python + script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
