@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serverless_session import ServerlessSessionError, Session, SessionMiddleware, errors
+from serverless_session import LambdaHandler, ServerlessSessionError, Session, SessionMiddleware, errors
 from serverless_session.events import _LOGGERS, EVENTS
+from tests.aws.events import HTTP
 from tests.docs.pages import ROOT, missing_tests, named_tests, page, rows
 from tests.test_errors import EXAMPLES
 
@@ -51,12 +52,20 @@ def test_every_event_stands_in_the_table_as_it_is() -> None:
     assert said == is_so
 
 
-def test_every_argument_of_the_middleware_stands_in_the_table_with_its_default() -> None:
-    arguments = page("reference/sessions.md").partition("## SessionMiddleware\n")[2].partition("\n## ")[0]
+@pytest.mark.parametrize(
+    ("name", "documented"), [("reference/sessions.md", SessionMiddleware), ("reference/lambda.md", LambdaHandler)]
+)
+def test_every_argument_stands_in_the_table_with_its_default(name: str, documented: type) -> None:
+    arguments = page(name).partition(f"## {documented.__name__}\n")[2].partition("\n## ")[0]
     said = [(cells[0], cells[1]) for cells in rows(arguments)]
-    parameters = list(inspect.signature(SessionMiddleware).parameters.values())[1:]
+    parameters = list(inspect.signature(documented).parameters.values())[1:]
     is_so = [(f"`{parameter.name}`", f"`{_shown(parameter.default)}`") for parameter in parameters]
     assert said == is_so
+
+
+def test_the_table_of_senders_has_a_column_for_each() -> None:
+    table = page("reference/lambda.md").partition("## Who sends, and what holds\n")[2].partition("\nShown")[0]
+    assert {len(cells) for cells in rows(table)} == {1 + len(HTTP)}
 
 
 def _shown(default: object) -> str:
