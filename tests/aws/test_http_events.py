@@ -253,6 +253,17 @@ def test_a_path_that_only_begins_like_the_stage_is_not_below_it() -> None:
     assert (request.scope["root_path"], request.scope["path"]) == ("", "/v99/orders/7")
 
 
+@pytest.mark.parametrize("stage", ["$default", "", None])
+@pytest.mark.parametrize("sender", ["http_api", "function_url", "http_api_format_1"])
+def test_a_client_who_begins_a_path_like_the_default_stage_gets_no_other_route(sender: str, stage: str | None) -> None:
+    """Else `/$default/admin` would be `/admin`, past whatever API Gateway asks of those who come to that."""
+    for begun in ("/$default", "/None"):
+        event = sent(sender, path=f"{begun}/admin", stage="$default")
+        event["requestContext"]["stage"] = stage
+        request = seen(event)
+        assert (request.scope["root_path"], request.scope["path"]) == ("", f"{begun}/admin")
+
+
 @pytest.mark.parametrize("base_path", ["shop", None, 5])
 def test_a_base_path_that_is_none_is_refused(base_path: Any) -> None:
     with pytest.raises(ConfigurationError, match="bad-base-path"):
