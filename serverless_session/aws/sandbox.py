@@ -105,6 +105,12 @@ class Sandbox:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 _close_at_exit(self)
+            if self._loop.is_closed():
+                raise ServerlessSessionError(
+                    "handler-closed",
+                    "the handler was closed, and with it the app's lifespan and its loop",
+                    mend="handler.close() after the last event, or another LambdaHandler",
+                )
             if self._root is None or self._root.done():
                 self._root = self._loop.create_task(_for_ever())
             return self._run_until_done(self._loop, self._root, work, time)
@@ -186,8 +192,9 @@ class Sandbox:
             if not self._turn.acquire(timeout=PATIENCE):
                 return
         try:
-            self._loop.run_until_complete(self._end(self._loop))
-            self._loop.close()
+            if not self._loop.is_closed():  # somebody else may have closed it while we waited
+                self._loop.run_until_complete(self._end(self._loop))
+                self._loop.close()
         finally:
             self._turn.release()
 
