@@ -1,5 +1,6 @@
 """One request as each sender puts it, and one answer in the form that each takes; beside what Mangum makes of them."""
 
+import asyncio
 import base64
 import gzip
 from typing import Any
@@ -425,6 +426,15 @@ def test_a_body_may_be_of_any_bytes_and_change_after_it_was_sent() -> None:
 
 # --- beside Mangum ----------------------------------------------------------------------------------------------------
 
+
+def by_mangum(app: Any, event: dict[str, Any], context: Any = None, **options: Any) -> dict[str, Any]:
+    """What Mangum answers, on a loop that is closed then: it leaves its own open, for other tests to complain of."""
+    with asyncio.Runner() as runner:
+        asyncio.set_event_loop(runner.get_loop())
+        answer: dict[str, Any] = Mangum(app, lifespan="off", **options)(event, context or Context())
+        return answer
+
+
 MEANT: dict[str, set[str]] = {
     "http_api": {"raw_path", "headers", "asgi"},
     "function_url": {"raw_path", "headers", "asgi"},
@@ -446,7 +456,7 @@ def test_what_mangum_makes_of_it_and_what_we_mean_otherwise(sender: str) -> None
     handler = LambdaHandler(ours)
     mine = handler(golden(sender), context)
     handler.close()
-    theirs = Mangum(its, lifespan="off")(golden(sender), context)  # type: ignore[arg-type]
+    theirs = by_mangum(its, golden(sender), context)
     assert ours.body == its.body
     differences = {name for name in ours.scope if name != "state" and ours.scope[name] != its.scope.get(name)}
     assert differences == MEANT[sender]
@@ -470,7 +480,7 @@ ODD_ANSWERS: dict[str, tuple[Response, set[str]]] = {
 @each_sender
 def test_answers_that_mangum_gives_otherwise(sender: str, name: str) -> None:
     response, otherwise = ODD_ANSWERS[name]
-    theirs = Mangum(Recorder(response), lifespan="off")(golden(sender), Context())  # type: ignore[arg-type]
+    theirs = by_mangum(Recorder(response), golden(sender))
     assert (answered(golden(sender), response) != theirs) is (sender in otherwise)
 
 
@@ -478,7 +488,6 @@ def test_the_adapters_serve_mangum_too() -> None:
     from serverless_session.aws.http_events import ADAPTERS
 
     app = Recorder(Response(status_code=204))
-    mangum = Mangum(app, lifespan="off", custom_handlers=[*ADAPTERS])
-    answer = mangum(golden("rest_api"), Context())  # type: ignore[arg-type]
+    answer = by_mangum(app, golden("rest_api"), custom_handlers=[*ADAPTERS])
     assert app.scope["root_path"] == "/Prod"
     assert answer["statusCode"] == 204
