@@ -429,9 +429,10 @@ def test_a_body_may_be_of_any_bytes_and_change_after_it_was_sent() -> None:
 
 def by_mangum(app: Any, event: dict[str, Any], context: Any = None, **options: Any) -> dict[str, Any]:
     """What Mangum answers, on a loop that is closed then: it leaves its own open, for other tests to complain of."""
+    given: Any = context or Context()
     with asyncio.Runner() as runner:
         asyncio.set_event_loop(runner.get_loop())
-        answer: dict[str, Any] = Mangum(app, lifespan="off", **options)(event, context or Context())
+        answer: dict[str, Any] = Mangum(app, lifespan="off", **options)(event, given)
         return answer
 
 
