@@ -38,7 +38,8 @@ def test_a_sentence_names_fields_of_its_event_alone(name: str) -> None:
 
 @each_event
 def test_a_record_carries_the_event_its_fields_and_a_sentence(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    for logger in (None, "serverless_session"):  # an example of the documentation sets a level of its own
+        caplog.set_level(logging.DEBUG, logger)
     tell(name, sample(name))
     (record,) = caplog.records
     assert record.__dict__["event"] == name

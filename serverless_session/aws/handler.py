@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -194,6 +195,8 @@ class _Exchange:
     async def run(self, app: ASGIApp) -> None:
         try:
             await app(self.scope, self._receive, self._send)
+            if not self._complete.is_set():
+                raise RuntimeError("the app returned before its answer was complete")
         except Exception:  # noqa: BLE001 - it is told, and becomes a 500
             tell("lambda.app_raised", exc_info=True)
 
@@ -220,14 +223,34 @@ class _Exchange:
     async def _send(self, message: Message) -> None:
         match message["type"]:
             case "http.response.start" if not self._status:
-                self._status, self._headers = message["status"], list(message.get("headers", ()))
+                headers = list(message.get("headers", ()))
+                self._headers = [(name, value) for name, value in headers if _is_header(name, value)]
+                if len(self._headers) < len(headers):
+                    raise RuntimeError("an answer has a header that cannot be one")
+                self._status = _checked_status(message["status"])
             case "http.response.body" if self._status and not self._complete.is_set():
-                self._chunks.append(message.get("body", b""))
+                self._chunks.append(b"" + message.get("body", b""))  # a copy of what may change, an error for a text
                 if not message.get("more_body", False):
                     self._complete.set()
             case other:
                 raise RuntimeError(f"an ASGI message that is not expected here: {other}")
 
+
+def _checked_status(status: int) -> int:
+    """What is none would be a 502 of whoever stands in front of us, with nothing in our log."""
+    if not 200 <= status <= 599:
+        raise RuntimeError("an answer has a status from 200 to 599")
+    return status
+
+
+def _is_header(name: bytes, value: bytes) -> bool:
+    """A line break would be a header of whoever wrote the value."""
+    return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
+
+
+_HEADER_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+"""RFC 9110, sections 5.1 and 5.5."""
 
 _TIMED_OUT: Final = {
     "title": "Service Unavailable",

@@ -32,6 +32,7 @@ TEXT_TYPES: Final = [*DEFAULT_TEXT_MIME_TYPES, "+json", "+xml"]
 
 _UNQUOTED: Final = "/~!$&'()*+,;=:@"
 _WITHOUT_CONTENT: Final = (204, 304)
+_NO_STAGE: Final = ("/$default", "/None", "/")
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -180,9 +181,12 @@ def _scope(
 
 
 def _without_stage(path: str, request: Mapping[str, Any]) -> Mount:
-    """An HTTP API's path begins with the stage, if that has a name, whatever the domain."""
+    """An HTTP API's path begins with the stage, if that has a name, whatever the domain.
+
+    The default stage has none: where the path begins like it, the client has asked for that.
+    """
     stage = f"/{request.get('stage')}"
-    if not _begins(path, stage):
+    if stage in _NO_STAGE or not _begins(path, stage):
         return "", path
     is_own_domain = (request.get("domainName") or "").startswith(f"{request.get('apiId')}.execute-api.")
     return stage if is_own_domain else "", path.removeprefix(stage) or "/"

@@ -16,6 +16,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from serverless_session.deadline import may_block
@@ -33,6 +34,13 @@ PREWARM_SECONDS: Final = 8.0
 
 PATIENCE: Final = 2.0
 """Seconds that the end of a process waits for what is still running in its sandboxes, at each of its steps."""
+
+
+_around: ContextVar[tuple[asyncio.Task[Any] | None, ...]] = ContextVar("serverless_session_around", default=())
+"""The events that what runs here is a part of, in threads too: the one of this handler, and of others that called it.
+
+A call from there would wait for an event that waits for the call.
+"""
 
 
 class TimedOut(Exception):
@@ -78,6 +86,7 @@ class Sandbox:
 
         async def after_start() -> _T:
             may_block.set(True)
+            _around.set((*_around.get(), asyncio.current_task()))
             await self._lifespan.start()
             return await work()
 
@@ -101,10 +110,22 @@ class Sandbox:
             _inherited.append((self._loop, self._root, self._lifespan))
             self._begin()
         _refuse_inside_a_loop()
+        if self._event is not None and self._event in _around.get() and not self._event.done():
+            raise ServerlessSessionError(
+                "handler-in-itself",
+                "the app called the handler that was serving it, which serves one event at a time",
+                mend="a function of the app that does what is needed, called without an event",
+            )
         with self._turn:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 _close_at_exit(self)
+            if self._loop.is_closed():
+                raise ServerlessSessionError(
+                    "handler-closed",
+                    "the handler was closed, and with it the app's lifespan and its loop",
+                    mend="handler.close() after the last event, or another LambdaHandler",
+                )
             if self._root is None or self._root.done():
                 self._root = self._loop.create_task(_for_ever())
             return self._run_until_done(self._loop, self._root, work, time)
@@ -186,8 +207,9 @@ class Sandbox:
             if not self._turn.acquire(timeout=PATIENCE):
                 return
         try:
-            self._loop.run_until_complete(self._end(self._loop))
-            self._loop.close()
+            if not self._loop.is_closed():  # somebody else may have closed it while we waited
+                self._loop.run_until_complete(self._end(self._loop))
+                self._loop.close()
         finally:
             self._turn.release()
 

@@ -7,6 +7,7 @@ ours reads it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -18,35 +19,52 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-def at_sigterm(end: Callable[[], None]) -> None:
-    """Call `end` in a thread when SIGTERM comes, and exit, unless somebody else had a handler: then that decides.
+_ends: list[Callable[[], None]] = []
 
-    Outside of the main thread nothing can be heard, and nothing is done.
+
+def at_sigterm(end: Callable[[], None]) -> None:
+    """Call `end` in a thread when SIGTERM comes, and all others that were given, the last one first; then exit.
+
+    It does not exit where somebody else has a handler, be it from before or since: then that decides. Outside of the
+    main thread nothing can be heard, and nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    _ends.append(end)
+    if len(_ends) == 1:  # there is one handler and one descriptor in a process
+        _listen()
+
+
+def _listen() -> None:
     before = signal.getsignal(signal.SIGTERM)
     bell, rung = os.pipe()
     os.set_blocking(rung, False)
 
     def handler(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(BlockingIOError):  # somebody may have put a descriptor in the place of ours
+            os.write(rung, bytes([number]))
         if callable(before):
             before(number, frame)
 
-    def listen() -> None:
+    def wait() -> None:
         while signal.SIGTERM not in os.read(bell, 1):
             pass
-        end()
-        if not callable(before):
-            sys.stdout.flush()
-            os._exit(0)
+        try:
+            with contextlib.ExitStack() as ends:
+                for end in _ends:
+                    ends.callback(end)
+        finally:
+            if signal.getsignal(signal.SIGTERM) is handler and not callable(before):
+                sys.stdout.flush()
+                os._exit(0)
 
     def let_children_be() -> None:
         """A byte of theirs would end us: the pipe is one."""
+        _ends.clear()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, before)
 
     signal.signal(signal.SIGTERM, handler)
     signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=let_children_be)
-    threading.Thread(target=listen, name="serverless_session sigterm", daemon=True).start()
+    threading.Thread(target=wait, name="serverless_session sigterm", daemon=True).start()

@@ -27,6 +27,7 @@ from serverless_session.deadline import time_left
 from serverless_session.stores import MemoryStore, Operation, Outcome
 from tests.aws.events import Context, event_v2
 from tests.aws.handlers import Handlers, cookie_of
+from tests.aws.sandboxes import LIMIT
 from tests.servers import Server
 from tests.sessions.apps import SECRET, app_over, counted
 from tests.wire import TripCounter
@@ -225,6 +226,41 @@ def test_where_a_loop_runs_the_handler_refuses_and_does_not_run_the_event_later(
         asyncio.run(wrong())
     handler(event_v2(path="/second"), Context())
     assert served == ["/second"]
+
+
+@pytest.mark.parametrize("by_way_of_another", [False, True])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_handler_that_is_called_by_its_own_endpoint_refuses(
+    handlers: Handlers, kind: str, by_way_of_another: bool
+) -> None:
+    """Each would wait for the other, without a context for ever."""
+
+    def call(request: Request) -> Response:
+        return PlainTextResponse(handler(event_v2(path="/fine"), None)["body"])
+
+    async def call_in_thread(request: Request) -> Response:
+        return await asyncio.to_thread(call, request)
+
+    def there(request: Request) -> Response:
+        return PlainTextResponse(other(event_v2(path="/call"), None)["body"])
+
+    def fine(request: Request) -> Response:
+        return PlainTextResponse("fine")
+
+    async def named(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServerlessSessionError)
+        return PlainTextResponse(error.code)
+
+    calling = Route("/call", call if kind == "sync" else call_in_thread)
+    routes, exceptions = [Route("/there", there), Route("/fine", fine)], {ServerlessSessionError: named}
+    handler = handlers(
+        Starlette(routes=routes if by_way_of_another else [calling, *routes], exception_handlers=exceptions)
+    )
+    other = handlers(Starlette(routes=[calling], exception_handlers=exceptions))
+    for _ in range(2):
+        path = "/there" if by_way_of_another else "/call"
+        assert handler(event_v2(path=path), Context(LIMIT))["body"] == "handler-in-itself"
+    assert other(event_v2(path="/call"), Context(LIMIT))["body"] == "fine", "from another's endpoint it may be"
 
 
 def test_a_stream_that_raises_is_500_with_the_cookie_of_what_was_saved(handlers: Handlers) -> None:

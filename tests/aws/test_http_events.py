@@ -253,6 +253,17 @@ def test_a_path_that_only_begins_like_the_stage_is_not_below_it() -> None:
     assert (request.scope["root_path"], request.scope["path"]) == ("", "/v99/orders/7")
 
 
+@pytest.mark.parametrize("stage", ["$default", "", None])
+@pytest.mark.parametrize("sender", ["http_api", "function_url", "http_api_format_1"])
+def test_a_client_who_begins_a_path_like_the_default_stage_gets_no_other_route(sender: str, stage: str | None) -> None:
+    """Else `/$default/admin` would be `/admin`, past whatever API Gateway asks of those who come to that."""
+    for begun in ("/$default", "/None"):
+        event = sent(sender, path=f"{begun}/admin", stage="$default")
+        event["requestContext"]["stage"] = stage
+        request = seen(event)
+        assert (request.scope["root_path"], request.scope["path"]) == ("", f"{begun}/admin")
+
+
 @pytest.mark.parametrize("base_path", ["shop", None, 5])
 def test_a_base_path_that_is_none_is_refused(base_path: Any) -> None:
     with pytest.raises(ConfigurationError, match="bad-base-path"):
@@ -354,7 +365,66 @@ def test_an_app_that_fails_after_its_headers_is_a_500_with_its_cookies(sender: s
     assert headers_of(answer) == {"content-type": "text/plain; charset=utf-8"}
 
 
+COOKIE = (b"set-cookie", b"session=new")
+START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [COOKIE]}
+BODY: dict[str, Any] = {"type": "http.response.body", "body": b"body"}
+BROKEN: dict[str, list[dict[str, Any]]] = {
+    "a line break in a header": [START | {"headers": [COOKIE, (b"location", b"/a\r\nset-cookie: b=2")]}, BODY],
+    "a line break in a name": [START | {"headers": [COOKIE, (b"x\ny", b"1")]}, BODY],
+    "an empty name": [START | {"headers": [COOKIE, (b"", b"1")]}, BODY],
+    "a status that is none": [START | {"status": 1000}, BODY],
+    "a status that is no answer": [START | {"status": 103}, BODY],
+    "a status that is no number": [START | {"status": "200"}, BODY],
+    "a text for a body": [START, BODY | {"body": "body"}],
+    "None for a body": [START, BODY | {"body": None}],
+    "no end": [START, BODY | {"more_body": True}],
+    "no body": [START],
+    "two starts": [START, START, BODY],
+}
+
+
+@each_sender
+@pytest.mark.parametrize("name", BROKEN)
+def test_an_answer_that_cannot_be_sent_is_a_500_that_is_told_with_its_cookies(
+    sender: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """THREATS 19: who stands in front would make a 502 of it, or another answer."""
+
+    class Broken(Response):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            for message in BROKEN[name]:
+                await send(message)
+
+    answer = answered(golden(sender), Broken())
+    assert answer["statusCode"] == 500
+    assert cookies_of(answer) == ["session=new"]
+    assert body_of(answer) == b"Internal Server Error"
+    assert "lambda.app_raised" in caplog.text
+
+
+@pytest.mark.parametrize("headers", [[("x", "text")], [(b"x",)], 5])
+def test_headers_that_are_none_are_a_500(headers: Any) -> None:
+    class Broken(Response):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await send(START | {"headers": headers})
+
+    assert answered(golden("http_api"), Broken())["statusCode"] == 500
+
+
+def test_a_body_may_be_of_any_bytes_and_change_after_it_was_sent() -> None:
+    class Reusing(Response):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await send(START)
+            part = bytearray(b"one")
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            part[:] = b"two"
+            await send({"type": "http.response.body", "body": memoryview(part)})
+
+    assert body_of(answered(golden("http_api"), Reusing())) == b"onetwo"
+
+
 # --- beside Mangum ----------------------------------------------------------------------------------------------------
+
 
 MEANT: dict[str, set[str]] = {
     "http_api": {"raw_path", "headers", "asgi"},

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -323,3 +324,33 @@ def test_sigterm_ends_the_lifespan(busy: bool) -> None:
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert said == "stopped\n"
+
+
+def test_an_event_after_the_end_is_an_error_with_a_name(handlers: Handlers) -> None:
+    handler = handlers(app_that_lives(lifespan_of_nothing))
+    handler(event_v2(), Context())
+    handler.close()
+    handler.close()
+    with pytest.raises(ServerlessSessionError, match="handler-closed"):
+        handler(event_v2(), Context())
+
+
+async def lifespan_of_nothing(app: Any) -> AsyncIterator[None]:
+    yield
+
+
+def test_two_who_close_at_once_end_it_once(handlers: Handlers) -> None:
+    """SIGTERM and the exit that it brings, say."""
+    ends: list[str] = []
+
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        yield
+        await asyncio.sleep(0.1)
+        ends.append("ended")
+
+    handler = handlers(app_that_lives(lifespan))
+    handler(event_v2(), Context())
+    with ThreadPoolExecutor() as threads:
+        for closed in [threads.submit(handler.close) for _ in range(3)]:
+            closed.result()
+    assert ends == ["ended"]
