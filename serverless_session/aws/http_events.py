@@ -14,8 +14,9 @@ Mangum's adapters, with what they get wrong put right: they are its `custom_hand
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote, urlencode
 
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
@@ -30,6 +31,10 @@ STAGE: Final = "/"
 TEXT_TYPES: Final = [*DEFAULT_TEXT_MIME_TYPES, "+json", "+xml"]
 """What a content type contains whose body is text in an event; anything else is base64."""
 
+_LARGEST_OF_LAMBDA: Final = 6_291_556
+_LONGEST_IN_JSON: Final = 6
+"""Bytes: a control character, as `\\u0000`."""
+
 _UNQUOTED: Final = "/~!$&'()*+,;=:@"
 _WITHOUT_CONTENT: Final = (204, 304)
 _NO_STAGE: Final = ("/$default", "/None", "/")
@@ -42,6 +47,8 @@ Mount = tuple[str, str]
 
 class HttpApiEvent(HTTPGateway):
     """API Gateway HTTP APIs with payload format 2.0, and function URLs."""
+
+    largest_answer_bytes: ClassVar[int] = _LARGEST_OF_LAMBDA
 
     @classmethod
     def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
@@ -79,6 +86,8 @@ class HttpApiEvent(HTTPGateway):
 class RestApiEvent(APIGateway):
     """API Gateway REST APIs, and HTTP APIs with payload format 1.0."""
 
+    largest_answer_bytes: ClassVar[int] = _LARGEST_OF_LAMBDA
+
     @classmethod
     def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
         return "httpMethod" in event and "resource" in event and "requestContext" in event
@@ -111,6 +120,8 @@ class RestApiEvent(APIGateway):
 
 class LoadBalancerEvent(ALB):
     """Application Load Balancers, with and without multi-value headers."""
+
+    largest_answer_bytes: ClassVar[int] = 1_048_576
 
     @classmethod
     def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
@@ -241,6 +252,16 @@ def _without_port(address: str) -> str:
 
 
 # --- from an answer to its form ---------------------------------------------------------------------------------------
+
+
+def smallest_size(answer: Mapping[str, Any]) -> int:
+    """Bytes of an answer in JSON at least, whatever version of the runtime writes it: 0 where it fits in any case.
+
+    Above its limit, Lambda or the load balancer would answer a 502 in its place, and the cookies were lost.
+    """
+    if len(answer["body"]) * _LONGEST_IN_JSON < LoadBalancerEvent.largest_answer_bytes // 2:
+        return 0
+    return len(json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _texts(response: Response) -> Iterable[tuple[str, str]]:

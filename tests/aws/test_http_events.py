@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import gzip
+import json
 from typing import Any
 
 import pytest
@@ -422,6 +423,38 @@ def test_a_body_may_be_of_any_bytes_and_change_after_it_was_sent() -> None:
             await send({"type": "http.response.body", "body": memoryview(part)})
 
     assert body_of(answered(golden("http_api"), Reusing())) == b"onetwo"
+
+
+LAMBDAS, LOAD_BALANCERS = 6_291_556, 1_048_576
+"""Bytes of an answer at most, as AWS documents it."""
+
+
+@each_sender
+@pytest.mark.parametrize("kind", ["text/plain", "image/png"])
+def test_an_answer_that_is_too_large_is_a_500_that_is_told_with_its_cookies(
+    sender: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """THREATS 19: in place of a 502, which has none."""
+    limit = LOAD_BALANCERS if sender.startswith("load") else LAMBDAS
+    largest = limit - 1000 if kind == "text/plain" else (limit - 1000) // 4 * 3
+    fits = answered(golden(sender), Response(b"x" * largest, media_type=kind))
+    assert fits["statusCode"] == 200
+    assert len(json.dumps(fits)) <= limit
+    assert caplog.text == ""
+    response = Response(b"x" * (largest + 1000), media_type=kind)
+    response.set_cookie("session", "new")
+    answer = answered(golden(sender), response)
+    assert answer["statusCode"] == 500
+    assert cookies_of(answer)[0].startswith("session=new")
+    assert body_of(answer) == b"Internal Server Error"
+    assert f"above the limit of {limit}" in caplog.text
+
+
+@pytest.mark.parametrize(("character", "bytes_of_it"), [("é", 2), ("\n", 2), ("\x00", 6)])
+def test_what_counts_is_what_is_sent(character: str, bytes_of_it: int) -> None:
+    for number, status in ((LAMBDAS // bytes_of_it - 100, 200), (LAMBDAS // bytes_of_it, 500)):
+        response = PlainTextResponse(character * number)
+        assert answered(golden("http_api"), response)["statusCode"] == status
 
 
 # --- beside Mangum ----------------------------------------------------------------------------------------------------
