@@ -8,6 +8,7 @@ how much time is left, and an app that takes too long is stopped while an answer
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -149,7 +150,9 @@ class LambdaHandler:
                 return await function(event, context)
             import anyio.to_thread
 
-            return await anyio.to_thread.run_sync(function, event, context)
+            done = await anyio.to_thread.run_sync(function, event, context)
+            # A decorator, or an object that is called, may hide that it is asynchronous.
+            return await done if inspect.isawaitable(done) else done
 
         try:
             return self._sandbox.run(call, invocation.time)

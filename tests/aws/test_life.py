@@ -195,6 +195,26 @@ def test_other_events_go_to_the_first_function_that_takes_them(handlers: Handler
     assert handler(event_v2(path="/plain"), Context())["body"] == "plain", "and requests to the app"
 
 
+def test_a_function_that_hides_that_it_is_asynchronous_is_awaited(handlers: Handlers) -> None:
+    handler = handlers(Starlette())
+
+    async def take(event: Any, context: Any) -> str:
+        await asyncio.sleep(0)
+        return "taken"
+
+    def decorated(event: Any, context: Any) -> Any:
+        return take(event, context)
+
+    class Taker:
+        async def __call__(self, event: Any, context: Any) -> str:
+            return await take(event, context)
+
+    handler.event(lambda event: event["Records"] == "decorated")(decorated)
+    handler.event(lambda event: event["Records"] == "an object")(Taker())
+    for kind in ("decorated", "an object"):
+        assert handler({"Records": kind}, Context()) == "taken"
+
+
 def test_an_event_that_nobody_takes_is_an_error_that_names_who_is_there(handlers: Handlers) -> None:
     handler = handlers(Starlette())
 
