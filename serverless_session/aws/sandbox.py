@@ -215,17 +215,19 @@ class Sandbox:
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         await self._lifespan.stop()
-        left = _cancel_all(loop)
-        if left:
-            await asyncio.wait(left, timeout=PATIENCE)
-        await loop.shutdown_asyncgens()
+        await _cancel_all(loop)
+        generators = loop.create_task(loop.shutdown_asyncgens())
+        await asyncio.wait([generators], timeout=PATIENCE)
+        if not generators.done():
+            await _cancel_all(loop)
 
 
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
     for task in tasks:
         task.cancel()
-    return tasks
+    if tasks:
+        await asyncio.wait(tasks, timeout=PATIENCE)
 
 
 def _take_note(task: asyncio.Task[Any]) -> None:
