@@ -15,6 +15,7 @@ Mangum's adapters, with what they get wrong put right: they are its `custom_hand
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote, urlencode
@@ -37,6 +38,8 @@ _LONGEST_IN_JSON: Final = 6
 
 _UNQUOTED: Final = "/~!$&'()*+,;=:@"
 _WITHOUT_CONTENT: Final = (204, 304)
+_PORT: Final = re.compile("[0-9]{1,5}")
+"""A client may send thousands of digits, which Python takes for no number."""
 _NO_STAGE: Final = ("/$default", "/None", "/")
 
 Headers = list[tuple[bytes, bytes]]
@@ -239,9 +242,9 @@ def _headers(event: Mapping[str, Any]) -> Headers:
 
 def _server(headers: Mapping[bytes, bytes], scheme: str) -> tuple[str, int]:
     host, bracket, port = headers.get(b"host", b"").decode("latin-1").rpartition(":")
-    if not bracket or not port.isdecimal():
+    if not bracket or not _PORT.fullmatch(port):
         host, port = host + bracket + port, headers.get(b"x-forwarded-port", b"").decode("latin-1")
-    return host, int(port) if port.isdecimal() else (80 if scheme == "http" else 443)
+    return host, int(port) if _PORT.fullmatch(port) else (80 if scheme == "http" else 443)
 
 
 def _without_port(address: str) -> str:

@@ -180,6 +180,7 @@ def test_a_scheme_that_is_none_is_https() -> None:
         ("[2001:db8::1]:8443", ("[2001:db8::1]", 8443)),
         ("[2001:db8::1]", ("[2001:db8::1]", 443)),
         ("shop.example:port", ("shop.example:port", 443)),
+        ("shop.example:" + "9" * 5000, ("shop.example:" + "9" * 5000, 443)),
     ],
 )
 def test_what_the_host_says(host: str, server: tuple[str, int]) -> None:
