@@ -40,7 +40,6 @@ _UNQUOTED: Final = "/~!$&'()*+,;=:@"
 _WITHOUT_CONTENT: Final = (204, 304)
 _PORT: Final = re.compile("[0-9]{1,5}")
 """A client may send thousands of digits, which Python takes for no number."""
-_NO_STAGE: Final = ("/$default", "/None", "/")
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -197,8 +196,9 @@ def _without_stage(path: str, request: Mapping[str, Any]) -> Mount:
 
     The default stage has none: where the path begins like it, the client has asked for that.
     """
-    stage = f"/{request.get('stage')}"
-    if stage in _NO_STAGE or not _begins(path, stage):
+    name = request.get("stage")
+    stage = f"/{name}"
+    if name in (None, "", "$default") or not _begins(path, stage):
         return "", path
     is_own_domain = (request.get("domainName") or "").startswith(f"{request.get('apiId')}.execute-api.")
     return stage if is_own_domain else "", path.removeprefix(stage) or "/"
