@@ -1,6 +1,7 @@
 """The life of a sandbox: what starts it, what it survives, what it leaves behind."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -95,6 +96,29 @@ def test_prewarmed_an_app_that_cannot_start_is_seen_when_the_handler_is_made(han
     """Lambda reports it as an error of the start, with its text."""
     with pytest.raises(ServerlessSessionError, match=r"weak-secret(.|\n)*write:"):
         handlers(app_over(SharedState("redis://localhost", secret_key="short")), prewarm=True)
+
+
+def test_a_start_that_failed_and_does_not_end_takes_no_message_from_the_next(handlers: Handlers) -> None:
+    starts: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await PlainTextResponse("ok")(scope, receive, send)
+            return
+        starts.append((await receive())["type"])
+        if len(starts) > 1:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return
+        await send({"type": "lifespan.startup.failed"})
+        while starts[-1] != "lifespan.shutdown":
+            with contextlib.suppress(asyncio.CancelledError):
+                starts.append((await receive())["type"])
+
+    handler = handlers(app)
+    assert handler(event_v2(), Context(0.2))["statusCode"] == 503, "it is waited for until the time is up"
+    assert handler(event_v2(), Context())["body"] == "ok"
+    assert starts == ["lifespan.startup"] * 2
 
 
 # --- what users do ----------------------------------------------------------------------------------------------------
