@@ -54,7 +54,8 @@ class HttpApiEvent(HTTPGateway):
 
     @classmethod
     def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
-        return event.get("version") == "2.0" and "http" in (event.get("requestContext") or ())
+        is_request = event.get("version") == "2.0" and "http" in (event.get("requestContext") or ())
+        return is_request and not _asks_for_authorization(event)
 
     @property
     def scope(self) -> Scope:
@@ -92,7 +93,8 @@ class RestApiEvent(APIGateway):
 
     @classmethod
     def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
-        return "httpMethod" in event and "resource" in event and "requestContext" in event
+        is_request = "httpMethod" in event and "resource" in event and "requestContext" in event
+        return is_request and not _asks_for_authorization(event)
 
     @property
     def scope(self) -> Scope:
@@ -189,6 +191,11 @@ def _scope(
         "aws.event": adapter.event,
         "aws.context": adapter.context,
     }
+
+
+def _asks_for_authorization(event: LambdaEvent) -> bool:
+    """What API Gateway sends to an authorizer holds the request, but is none: the answer is a policy."""
+    return event.get("type") == "REQUEST"
 
 
 def _without_stage(path: str, request: Mapping[str, Any]) -> Mount:

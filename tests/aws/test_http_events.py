@@ -133,6 +133,23 @@ def test_an_event_that_lacks_what_belongs_to_it_is_named(sender: str) -> None:
         seen(event)
 
 
+@pytest.mark.parametrize("sender", ["http_api", "http_api_format_1", "rest_api"])
+def test_what_is_sent_to_an_authorizer_is_no_request_and_may_have_a_function(sender: str) -> None:
+    app = Recorder()
+    handler = LambdaHandler(app)
+    event = golden(sender) | {"type": "REQUEST"}
+    with pytest.raises(ServerlessSessionError, match="unknown-event"):
+        handler(event, Context())
+
+    @handler.event(lambda event: event.get("type") == "REQUEST")
+    async def authorize(event: Any, context: Any) -> dict[str, bool]:
+        return {"isAuthorized": False}
+
+    assert handler(event, Context()) == {"isAuthorized": False}
+    assert app.scope == {}
+    handler.close()
+
+
 @pytest.mark.parametrize(
     ("forwarded", "client"),
     [
