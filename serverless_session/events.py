@@ -84,7 +84,8 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             ("size_bytes", "limit_bytes"),
         ),
         "lambda.timed_out": Event(
-            logging.ERROR, "the app took all the time there was; it was cancelled, and a 503 was answered"
+            logging.ERROR,
+            "the app took all the time there was and was cancelled; a 503 left, unless its answer was complete",
         ),
         "lambda.kept_running": Event(
             logging.ERROR,
