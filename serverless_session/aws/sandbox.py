@@ -36,7 +36,7 @@ PATIENCE: Final = 2.0
 """Seconds that the end of a process waits for what is still running in its sandboxes, at each of its steps."""
 
 
-_around: ContextVar[tuple[asyncio.Task[Any] | None, ...]] = ContextVar("serverless_session_around", default=())
+_around: ContextVar[tuple[object, ...]] = ContextVar("serverless_session_around", default=())
 """The events that what runs here is a part of, in threads too: the one of this handler, and of others that called it.
 
 A call from there would wait for an event that waits for the call.
@@ -72,6 +72,7 @@ class Sandbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._root: asyncio.Task[None] | None = None
         self._event: asyncio.Task[Any] | None = None
+        self._serving: object | None = None
 
     @property
     def state(self) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class Sandbox:
 
         async def after_start() -> _T:
             may_block.set(True)
-            _around.set((*_around.get(), asyncio.current_task()))
+            self._serving = object()  # in place of the task, which would hold itself by its context
+            _around.set((*_around.get(), self._serving))
             await self._lifespan.start()
             return await work()
 
@@ -110,7 +112,7 @@ class Sandbox:
             _inherited.append((self._loop, self._root, self._lifespan))
             self._begin()
         _refuse_inside_a_loop()
-        if self._event is not None and self._event in _around.get() and not self._event.done():
+        if self._serving is not None and self._serving in _around.get():
             raise ServerlessSessionError(
                 "handler-in-itself",
                 "the app called the handler that was serving it, which serves one event at a time",
@@ -160,7 +162,7 @@ class Sandbox:
         except (RuntimeError, asyncio.CancelledError):
             pass  # it was stopped before its root had ended, as is meant; or an app has cancelled every task there is
         finally:
-            running = False
+            running, self._serving = False, None
             if timer is not None:
                 timer.cancel()
             event.cancel()  # Ctrl-C, say: the event is over, and the next one must not wait for it
