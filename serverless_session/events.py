@@ -78,8 +78,14 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             logging.WARNING, "{weakness}; any other store than memory:// would refuse it", ("weakness",)
         ),
         "lambda.app_raised": Event(logging.ERROR, "the app raised an exception"),
+        "lambda.answer_too_large": Event(
+            logging.ERROR,
+            "an answer of {size_bytes} bytes is above the limit of {limit_bytes}; a 500 left in its place",
+            ("size_bytes", "limit_bytes"),
+        ),
         "lambda.timed_out": Event(
-            logging.ERROR, "the app took all the time there was; it was cancelled, and a 503 was answered"
+            logging.ERROR,
+            "the app took all the time there was and was cancelled; a 503 left, unless its answer was complete",
         ),
         "lambda.kept_running": Event(
             logging.ERROR,

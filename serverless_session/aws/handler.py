@@ -8,6 +8,7 @@ how much time is left, and an app that takes too long is stopped while an answer
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from serverless_session.invocation import LARGEST_SHARE, MARGIN
 try:
     from mangum.types import LambdaConfig
 
-    from serverless_session.aws.http_events import ADAPTERS, STAGE, TEXT_TYPES
+    from serverless_session.aws.http_events import ADAPTERS, STAGE, TEXT_TYPES, smallest_size
 except ModuleNotFoundError as error:
     if error.name != "mangum":
         raise
@@ -32,7 +33,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope
 
-    from serverless_session.aws.http_events import HttpApiEvent, LoadBalancerEvent, RestApiEvent
+    from serverless_session.aws.http_events import Headers, HttpApiEvent, LoadBalancerEvent, RestApiEvent
 
     Adapter = HttpApiEvent | RestApiEvent | LoadBalancerEvent
 
@@ -100,7 +101,12 @@ class LambdaHandler:
             self._sandbox.run(serve, invocation.time)
         except TimedOut as timed_out:
             tell("lambda.timed_out" if timed_out.is_over else "lambda.kept_running")
-        return adapter(exchange.answer(timed_out=invocation.is_up()))
+        answer = adapter(exchange.answer(timed_out=invocation.is_up()))
+        size, limit = smallest_size(answer), adapter.largest_answer_bytes
+        if size > limit:
+            tell("lambda.answer_too_large", {"size_bytes": size, "limit_bytes": limit})
+            return adapter(exchange.failure())
+        return answer
 
     def event(self, matches: Callable[[Mapping[str, Any]], bool]) -> Callable[[_F], _F]:
         """Registers a function for events that are no HTTP requests: `@handler.event(lambda e: "Records" in e)`.
@@ -144,7 +150,9 @@ class LambdaHandler:
                 return await function(event, context)
             import anyio.to_thread
 
-            return await anyio.to_thread.run_sync(function, event, context)
+            done = await anyio.to_thread.run_sync(function, event, context)
+            # A decorator, or an object that is called, may hide that it is asynchronous.
+            return await done if inspect.isawaitable(done) else done
 
         try:
             return self._sandbox.run(call, invocation.time)
@@ -205,13 +213,19 @@ class _Exchange:
         if self._complete.is_set():
             body = b"" if self.scope["method"] == "HEAD" else b"".join(self._chunks)
             return {"status": self._status, "headers": self._headers, "body": body}
-        cookies = [(name, value) for name, value in self._headers if name.lower() == b"set-cookie"]
         if timed_out:
             kind, again = (b"content-type", b"application/problem+json"), (b"retry-after", b"1")
-            headers = [kind, again, (b"cache-control", b"no-store"), *cookies]
+            headers = [kind, again, (b"cache-control", b"no-store"), *self._cookies()]
             return {"status": 503, "headers": headers, "body": json.dumps(_TIMED_OUT).encode()}
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), *cookies]
+        return self.failure()
+
+    def failure(self) -> Any:
+        """A 500, with the cookies of what was saved."""
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), *self._cookies()]
         return {"status": 500, "headers": headers, "body": b"Internal Server Error"}
+
+    def _cookies(self) -> Headers:
+        return [(name, value) for name, value in self._headers if name.lower() == b"set-cookie"]
 
     async def _receive(self) -> Message:
         if self._request is not None:

@@ -14,8 +14,10 @@ Mangum's adapters, with what they get wrong put right: they are its `custom_hand
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote, urlencode
 
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
@@ -30,9 +32,14 @@ STAGE: Final = "/"
 TEXT_TYPES: Final = [*DEFAULT_TEXT_MIME_TYPES, "+json", "+xml"]
 """What a content type contains whose body is text in an event; anything else is base64."""
 
+_LARGEST_OF_LAMBDA: Final = 6_291_556
+_LONGEST_IN_JSON: Final = 6
+"""Bytes: a control character, as `\\u0000`."""
+
 _UNQUOTED: Final = "/~!$&'()*+,;=:@"
 _WITHOUT_CONTENT: Final = (204, 304)
-_NO_STAGE: Final = ("/$default", "/None", "/")
+_PORT: Final = re.compile("[0-9]{1,5}")
+"""A client may send thousands of digits, which Python takes for no number."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -43,9 +50,12 @@ Mount = tuple[str, str]
 class HttpApiEvent(HTTPGateway):
     """API Gateway HTTP APIs with payload format 2.0, and function URLs."""
 
+    largest_answer_bytes: ClassVar[int] = _LARGEST_OF_LAMBDA
+
     @classmethod
     def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
-        return event.get("version") == "2.0" and "http" in (event.get("requestContext") or ())
+        is_request = event.get("version") == "2.0" and "http" in (event.get("requestContext") or ())
+        return is_request and not _asks_for_authorization(event)
 
     @property
     def scope(self) -> Scope:
@@ -79,9 +89,12 @@ class HttpApiEvent(HTTPGateway):
 class RestApiEvent(APIGateway):
     """API Gateway REST APIs, and HTTP APIs with payload format 1.0."""
 
+    largest_answer_bytes: ClassVar[int] = _LARGEST_OF_LAMBDA
+
     @classmethod
     def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
-        return "httpMethod" in event and "resource" in event and "requestContext" in event
+        is_request = "httpMethod" in event and "resource" in event and "requestContext" in event
+        return is_request and not _asks_for_authorization(event)
 
     @property
     def scope(self) -> Scope:
@@ -113,6 +126,8 @@ class RestApiEvent(APIGateway):
 
 class LoadBalancerEvent(ALB):
     """Application Load Balancers, with and without multi-value headers."""
+
+    largest_answer_bytes: ClassVar[int] = 1_048_576
 
     @classmethod
     def infer(cls, event: LambdaEvent, context: LambdaContext, config: LambdaConfig) -> bool:
@@ -180,13 +195,19 @@ def _scope(
     }
 
 
+def _asks_for_authorization(event: LambdaEvent) -> bool:
+    """What API Gateway sends to an authorizer holds the request, but is none: the answer is a policy."""
+    return event.get("type") == "REQUEST"
+
+
 def _without_stage(path: str, request: Mapping[str, Any]) -> Mount:
     """An HTTP API's path begins with the stage, if that has a name, whatever the domain.
 
     The default stage has none: where the path begins like it, the client has asked for that.
     """
-    stage = f"/{request.get('stage')}"
-    if stage in _NO_STAGE or not _begins(path, stage):
+    name = request.get("stage")
+    stage = f"/{name}"
+    if name in (None, "", "$default") or not _begins(path, stage):
         return "", path
     is_own_domain = (request.get("domainName") or "").startswith(f"{request.get('apiId')}.execute-api.")
     return stage if is_own_domain else "", path.removeprefix(stage) or "/"
@@ -228,9 +249,9 @@ def _headers(event: Mapping[str, Any]) -> Headers:
 
 def _server(headers: Mapping[bytes, bytes], scheme: str) -> tuple[str, int]:
     host, bracket, port = headers.get(b"host", b"").decode("latin-1").rpartition(":")
-    if not bracket or not port.isdecimal():
+    if not bracket or not _PORT.fullmatch(port):
         host, port = host + bracket + port, headers.get(b"x-forwarded-port", b"").decode("latin-1")
-    return host, int(port) if port.isdecimal() else (80 if scheme == "http" else 443)
+    return host, int(port) if _PORT.fullmatch(port) else (80 if scheme == "http" else 443)
 
 
 def _without_port(address: str) -> str:
@@ -241,6 +262,16 @@ def _without_port(address: str) -> str:
 
 
 # --- from an answer to its form ---------------------------------------------------------------------------------------
+
+
+def smallest_size(answer: Mapping[str, Any]) -> int:
+    """Bytes of an answer in JSON at least, whatever version of the runtime writes it: 0 where it fits in any case.
+
+    Above its limit, Lambda or the load balancer would answer a 502 in its place, and the cookies were lost.
+    """
+    if len(answer["body"]) * _LONGEST_IN_JSON < LoadBalancerEvent.largest_answer_bytes // 2:
+        return 0
+    return len(json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _texts(response: Response) -> Iterable[tuple[str, str]]:

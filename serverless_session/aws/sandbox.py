@@ -36,7 +36,7 @@ PATIENCE: Final = 2.0
 """Seconds that the end of a process waits for what is still running in its sandboxes, at each of its steps."""
 
 
-_around: ContextVar[tuple[asyncio.Task[Any] | None, ...]] = ContextVar("serverless_session_around", default=())
+_around: ContextVar[tuple[object, ...]] = ContextVar("serverless_session_around", default=())
 """The events that what runs here is a part of, in threads too: the one of this handler, and of others that called it.
 
 A call from there would wait for an event that waits for the call.
@@ -72,6 +72,7 @@ class Sandbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._root: asyncio.Task[None] | None = None
         self._event: asyncio.Task[Any] | None = None
+        self._serving: object | None = None
 
     @property
     def state(self) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class Sandbox:
 
         async def after_start() -> _T:
             may_block.set(True)
-            _around.set((*_around.get(), asyncio.current_task()))
+            self._serving = object()  # in place of the task, which would hold itself by its context
+            _around.set((*_around.get(), self._serving))
             await self._lifespan.start()
             return await work()
 
@@ -110,7 +112,7 @@ class Sandbox:
             _inherited.append((self._loop, self._root, self._lifespan))
             self._begin()
         _refuse_inside_a_loop()
-        if self._event is not None and self._event in _around.get() and not self._event.done():
+        if self._serving is not None and self._serving in _around.get():
             raise ServerlessSessionError(
                 "handler-in-itself",
                 "the app called the handler that was serving it, which serves one event at a time",
@@ -160,7 +162,7 @@ class Sandbox:
         except (RuntimeError, asyncio.CancelledError):
             pass  # it was stopped before its root had ended, as is meant; or an app has cancelled every task there is
         finally:
-            running = False
+            running, self._serving = False, None
             if timer is not None:
                 timer.cancel()
             event.cancel()  # Ctrl-C, say: the event is over, and the next one must not wait for it
@@ -215,17 +217,19 @@ class Sandbox:
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         await self._lifespan.stop()
-        left = _cancel_all(loop)
-        if left:
-            await asyncio.wait(left, timeout=PATIENCE)
-        await loop.shutdown_asyncgens()
+        await _cancel_all(loop)
+        generators = loop.create_task(loop.shutdown_asyncgens())
+        await asyncio.wait([generators], timeout=PATIENCE)
+        if not generators.done():
+            await _cancel_all(loop)
 
 
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
     for task in tasks:
         task.cancel()
-    return tasks
+    if tasks:
+        await asyncio.wait(tasks, timeout=PATIENCE)
 
 
 def _take_note(task: asyncio.Task[Any]) -> None:
@@ -285,7 +289,7 @@ class _Lifespan:
         self.state: dict[str, Any] = {}
         self._app = app
         self._task: asyncio.Task[None] | None = None
-        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._messages: asyncio.Queue[Message]
         self._answered: asyncio.Future[str | None]
 
     async def start(self) -> None:
@@ -295,8 +299,9 @@ class _Lifespan:
         """
         if self._task is None:
             self._answered = asyncio.get_running_loop().create_future()
+            self._messages = asyncio.Queue()  # not one that a start that failed may still wait at
             self._messages.put_nowait({"type": "lifespan.startup"})
-            self._task = asyncio.create_task(self._run(self._answered))
+            self._task = asyncio.create_task(self._run(self._messages, self._answered))
         elif self._answered.done():
             return
         failure = await asyncio.shield(self._answered)
@@ -313,10 +318,12 @@ class _Lifespan:
     async def _finish(self) -> None:
         if self._task is not None:
             task, self._task = self._task, None
-            await asyncio.wait([task], timeout=PATIENCE)
-            task.cancel()
+            try:
+                await asyncio.wait([task], timeout=PATIENCE)
+            finally:
+                task.cancel()
 
-    async def _run(self, answered: asyncio.Future[str | None]) -> None:
+    async def _run(self, messages: asyncio.Queue[Message], answered: asyncio.Future[str | None]) -> None:
         async def send(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
                 answered.set_result(message.get("message") or "the app's lifespan failed to start")
@@ -325,7 +332,7 @@ class _Lifespan:
 
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
-            await self._app(scope, self._messages.get, send)
+            await self._app(scope, messages.get, send)
         except Exception:  # noqa: BLE001 - what it means depends on when it comes, and it is told
             if answered.done() and answered.result() is None:
                 tell("lambda.lifespan_failed", exc_info=True)

@@ -58,13 +58,22 @@ def _listen() -> None:
                 sys.stdout.flush()
                 os._exit(0)
 
+    masks = threading.local()
+
+    def hold() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
     def let_children_be() -> None:
-        """A byte of theirs would end us: the pipe is one."""
+        """A byte of theirs would end us: the pipe is one. So what comes for a child before this has to wait."""
         _ends.clear()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, before)
+        release()
 
     signal.signal(signal.SIGTERM, handler)
     signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=let_children_be)
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=let_children_be)
     threading.Thread(target=wait, name="serverless_session sigterm", daemon=True).start()

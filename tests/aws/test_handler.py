@@ -376,6 +376,13 @@ def test_calls_from_several_threads_are_served_one_after_the_other(handlers: Han
 ENDS = {
     "worker threads": ("return PlainTextResponse('ok')", "yield; print('stopped')", "call()", "ok stopped", 0),
     "a lifespan that hangs": ("return PlainTextResponse('ok')", "yield; await asyncio.sleep(60)", "call()", "ok", 0),
+    "a generator that hangs when it is closed": (
+        "calls.append(hanging()); await anext(calls[-1]); return PlainTextResponse('ok')",
+        "yield",
+        "call()",
+        "ok",
+        0,
+    ),
     "an endpoint that exits": ("sys.exit(3)", "yield", "call()", "", 3),
     "a fork after the first event": (
         "return PlainTextResponse('ok')",
@@ -408,6 +415,12 @@ def test_the_process_ends(endpoint: str, lifespan: str, run: str, printed: str, 
         from tests.aws.events import Context, event_v2
 
         calls = []
+
+        async def hanging():
+            try:
+                yield
+            finally:
+                await asyncio.sleep(60)
 
         async def endpoint(request):
             await run_in_threadpool(os.getpid)

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import json
 from typing import Any
 
 import pytest
@@ -131,6 +132,23 @@ def test_an_event_that_lacks_what_belongs_to_it_is_named(sender: str) -> None:
         seen(event)
 
 
+@pytest.mark.parametrize("sender", ["http_api", "http_api_format_1", "rest_api"])
+def test_what_is_sent_to_an_authorizer_is_no_request_and_may_have_a_function(sender: str) -> None:
+    app = Recorder()
+    handler = LambdaHandler(app)
+    event = golden(sender) | {"type": "REQUEST"}
+    with pytest.raises(ServerlessSessionError, match="unknown-event"):
+        handler(event, Context())
+
+    @handler.event(lambda event: event.get("type") == "REQUEST")
+    async def authorize(event: Any, context: Any) -> dict[str, bool]:
+        return {"isAuthorized": False}
+
+    assert handler(event, Context()) == {"isAuthorized": False}
+    assert app.scope == {}
+    handler.close()
+
+
 @pytest.mark.parametrize(
     ("forwarded", "client"),
     [
@@ -178,6 +196,7 @@ def test_a_scheme_that_is_none_is_https() -> None:
         ("[2001:db8::1]:8443", ("[2001:db8::1]", 8443)),
         ("[2001:db8::1]", ("[2001:db8::1]", 443)),
         ("shop.example:port", ("shop.example:port", 443)),
+        ("shop.example:" + "9" * 5000, ("shop.example:" + "9" * 5000, 443)),
     ],
 )
 def test_what_the_host_says(host: str, server: tuple[str, int]) -> None:
@@ -330,7 +349,7 @@ def test_an_answer_without_a_type_gets_none(sender: str) -> None:
         (b"{}", "application/problem+json", False),
         (b"<svg/>", "image/svg+xml", False),
         (b"\xe9", "text/plain; charset=latin-1", True),
-        (gzip.compress(b"text"), "text/plain", True),
+        (gzip.compress(b"text", mtime=0), "text/plain", True),
         (b"\x89PNG", "image/png", True),
         (b"plain", "application/octet-stream", True),
     ],
@@ -421,6 +440,38 @@ def test_a_body_may_be_of_any_bytes_and_change_after_it_was_sent() -> None:
             await send({"type": "http.response.body", "body": memoryview(part)})
 
     assert body_of(answered(golden("http_api"), Reusing())) == b"onetwo"
+
+
+LAMBDAS, LOAD_BALANCERS = 6_291_556, 1_048_576
+"""Bytes of an answer at most, as AWS documents it."""
+
+
+@each_sender
+@pytest.mark.parametrize("kind", ["text/plain", "image/png"])
+def test_an_answer_that_is_too_large_is_a_500_that_is_told_with_its_cookies(
+    sender: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """THREATS 19: in place of a 502, which has none."""
+    limit = LOAD_BALANCERS if sender.startswith("load") else LAMBDAS
+    largest = limit - 1000 if kind == "text/plain" else (limit - 1000) // 4 * 3
+    fits = answered(golden(sender), Response(b"x" * largest, media_type=kind))
+    assert fits["statusCode"] == 200
+    assert len(json.dumps(fits)) <= limit
+    assert caplog.text == ""
+    response = Response(b"x" * (largest + 1000), media_type=kind)
+    response.set_cookie("session", "new")
+    answer = answered(golden(sender), response)
+    assert answer["statusCode"] == 500
+    assert cookies_of(answer)[0].startswith("session=new")
+    assert body_of(answer) == b"Internal Server Error"
+    assert f"above the limit of {limit}" in caplog.text
+
+
+@pytest.mark.parametrize(("character", "bytes_of_it"), [("é", 2), ("\n", 2), ("\x00", 6)])
+def test_what_counts_is_what_is_sent(character: str, bytes_of_it: int) -> None:
+    for number, status in ((LAMBDAS // bytes_of_it - 100, 200), (LAMBDAS // bytes_of_it, 500)):
+        response = PlainTextResponse(character * number)
+        assert answered(golden("http_api"), response)["statusCode"] == status
 
 
 # --- beside Mangum ----------------------------------------------------------------------------------------------------

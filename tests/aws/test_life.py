@@ -1,6 +1,7 @@
 """The life of a sandbox: what starts it, what it survives, what it leaves behind."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -95,6 +96,29 @@ def test_prewarmed_an_app_that_cannot_start_is_seen_when_the_handler_is_made(han
     """Lambda reports it as an error of the start, with its text."""
     with pytest.raises(ServerlessSessionError, match=r"weak-secret(.|\n)*write:"):
         handlers(app_over(SharedState("redis://localhost", secret_key="short")), prewarm=True)
+
+
+def test_a_start_that_failed_and_does_not_end_takes_no_message_from_the_next(handlers: Handlers) -> None:
+    starts: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await PlainTextResponse("ok")(scope, receive, send)
+            return
+        starts.append((await receive())["type"])
+        if len(starts) > 1:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return
+        await send({"type": "lifespan.startup.failed"})
+        while starts[-1] != "lifespan.shutdown":
+            with contextlib.suppress(asyncio.CancelledError):
+                starts.append((await receive())["type"])
+
+    handler = handlers(app)
+    assert handler(event_v2(), Context(0.2))["statusCode"] == 503, "it is waited for until the time is up"
+    assert handler(event_v2(), Context())["body"] == "ok"
+    assert starts == ["lifespan.startup"] * 2
 
 
 # --- what users do ----------------------------------------------------------------------------------------------------
@@ -193,6 +217,26 @@ def test_other_events_go_to_the_first_function_that_takes_them(handlers: Handler
     assert handler(golden("schedule"), Context()) != threading.current_thread().name
     assert handler(golden("websocket"), Context()) == {"statusCode": 200, "body": "$connect"}
     assert handler(event_v2(path="/plain"), Context())["body"] == "plain", "and requests to the app"
+
+
+def test_a_function_that_hides_that_it_is_asynchronous_is_awaited(handlers: Handlers) -> None:
+    handler = handlers(Starlette())
+
+    async def take(event: Any, context: Any) -> str:
+        await asyncio.sleep(0)
+        return "taken"
+
+    def decorated(event: Any, context: Any) -> Any:
+        return take(event, context)
+
+    class Taker:
+        async def __call__(self, event: Any, context: Any) -> str:
+            return await take(event, context)
+
+    handler.event(lambda event: event["Records"] == "decorated")(decorated)
+    handler.event(lambda event: event["Records"] == "an object")(Taker())
+    for kind in ("decorated", "an object"):
+        assert handler({"Records": kind}, Context()) == "taken"
 
 
 def test_an_event_that_nobody_takes_is_an_error_that_names_who_is_there(handlers: Handlers) -> None:

@@ -90,3 +90,23 @@ def test_a_descriptor_of_somebody_else_does_not_swallow_the_signal() -> None:
 
     asyncio.run(hear_something_else())
     """) == (["stopped app"], 0, "")
+
+
+def test_a_child_that_is_ended_at_once_ends_alone() -> None:
+    """What a signal writes between the fork and the child's first step would be in the pipe that its parent hears."""
+    said, code, complained = ended("""
+    import os
+
+    kept = served("app")
+    ends = set()
+    for _ in range(200):
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        ends.add(os.waitpid(child, 0)[1])
+    assert ends == {signal.SIGTERM}, ends
+    """)
+    assert said == ["stopped app"]
+    assert (code, complained) == (0, "")

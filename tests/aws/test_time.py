@@ -1,14 +1,18 @@
 """The end of an invocation: what an app that takes too long is answered with, and what is kept of what it did."""
 
 import asyncio
+import contextlib
+import os
+import threading
 import time
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serverless_session import SharedState, load_session
@@ -19,6 +23,7 @@ from serverless_session.stores import MemoryStore
 from serverless_session.testing import CountingStore, FaultyStore
 from tests.aws.events import Context, event_v2
 from tests.aws.handlers import Handlers, cookie_of
+from tests.aws.sandboxes import LIMIT
 from tests.sessions.apps import SECRET, app_over, counted
 
 SHORT = 0.6
@@ -154,6 +159,63 @@ def test_an_app_that_cannot_be_stopped_is_left_behind(
     assert ("lambda.kept_running" in caplog.text) is (path == "/catch_everything")
     time.sleep(SHORT)  # until the thread has ended
     assert visitor.view() == '{"user":"ann"}'
+
+
+def test_what_was_left_behind_and_goes_on_in_the_next_event_touches_nobody_else(
+    handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """THREATS 40: it may change the session of its own visitor, and nothing of the next one."""
+    who: ContextVar[str | None] = ContextVar("who", default=None)
+    seen: list[str | None] = []
+    next_event, over = asyncio.Event(), asyncio.Event()
+
+    async def stay(request: Request) -> Response:
+        session = await load_session(request)
+        who.set("ann")
+        while not next_event.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await next_event.wait()
+        seen.append(who.get())
+        session.logout()
+        over.set()
+        raise RuntimeError("left behind")
+
+    async def serve(request: Request) -> Response:
+        seen.append(who.get())
+        next_event.set()
+        await over.wait()
+        request.session["served"] = True
+        return JSONResponse(request.session)
+
+    shared, _ = counted()
+    handler = handlers(app_over(shared, Route("/stay", stay), Route("/serve", serve)))
+    ann, bob = (
+        cookie_of(handler(event_v2("POST", "/update", body={"user": user}), Context())) for user in ("ann", "bob")
+    )
+    assert_timed_out(handler(event_v2(path="/stay", cookies=(ann,)), Clock()))
+    answer = handler(event_v2(path="/serve", cookies=(bob,)), Context(LIMIT))
+    assert (answer["statusCode"], answer["body"]) == (200, '{"user":"bob","served":true}')
+    assert "cookies" not in answer
+    assert seen == [None, "ann"]
+    assert "left behind" in caplog.text
+    for cookie, holds in ((ann, "{}"), (bob, '{"user":"bob","served":true}')):
+        assert handler(event_v2(path="/view", cookies=(cookie,)), Context())["body"] == holds
+
+
+def test_many_events_with_some_that_take_too_long_leave_nothing_open(visitor: Visitor) -> None:
+    """THREATS 49."""
+    sandbox = visitor.handler._sandbox
+
+    def serve(times: int) -> tuple[int, int, int]:
+        for number in range(times):
+            visitor.view()
+            if number % 10 == 0:
+                assert_timed_out(visitor.ask("/change_and_hang", Clock(0.01)))
+        assert sandbox._loop is not None
+        return len(os.listdir("/proc/self/fd")), threading.active_count(), len(asyncio.all_tasks(sandbox._loop))
+
+    before = serve(50)
+    assert serve(500) == before
 
 
 def test_a_store_that_is_slow_is_503_by_the_session_before_the_app_is_stopped(handlers: Handlers) -> None:
