@@ -285,7 +285,7 @@ class _Lifespan:
         self.state: dict[str, Any] = {}
         self._app = app
         self._task: asyncio.Task[None] | None = None
-        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._messages: asyncio.Queue[Message]
         self._answered: asyncio.Future[str | None]
 
     async def start(self) -> None:
@@ -295,10 +295,9 @@ class _Lifespan:
         """
         if self._task is None:
             self._answered = asyncio.get_running_loop().create_future()
+            self._messages = asyncio.Queue()  # its own: a start that failed may still be waiting for a message
             self._messages.put_nowait({"type": "lifespan.startup"})
-            self._task = asyncio.create_task(self._run(self._answered))
-        elif self._answered.done():
-            return
+            self._task = asyncio.create_task(self._run(self._answered, self._messages))
         failure = await asyncio.shield(self._answered)
         if failure is not None:
             await self._finish()
@@ -313,10 +312,12 @@ class _Lifespan:
     async def _finish(self) -> None:
         if self._task is not None:
             task, self._task = self._task, None
-            await asyncio.wait([task], timeout=PATIENCE)
-            task.cancel()
+            try:
+                await asyncio.wait([task], timeout=PATIENCE)
+            finally:
+                task.cancel()
 
-    async def _run(self, answered: asyncio.Future[str | None]) -> None:
+    async def _run(self, answered: asyncio.Future[str | None], messages: asyncio.Queue[Message]) -> None:
         async def send(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
                 answered.set_result(message.get("message") or "the app's lifespan failed to start")
@@ -325,7 +326,7 @@ class _Lifespan:
 
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
-            await self._app(scope, self._messages.get, send)
+            await self._app(scope, messages.get, send)
         except Exception:  # noqa: BLE001 - what it means depends on when it comes, and it is told
             if answered.done() and answered.result() is None:
                 tell("lambda.lifespan_failed", exc_info=True)

@@ -27,6 +27,7 @@ from serverless_session.snapshot import forget_everything
 from serverless_session.stores import MemoryStore
 from tests.aws.events import Context, event_v2, golden
 from tests.aws.handlers import Handlers, cookie_of
+from tests.aws.sandboxes import LIMIT
 from tests.servers import Server
 from tests.sessions.apps import SECRET, app_over, counted
 from tests.wire import TripCounter
@@ -95,6 +96,42 @@ def test_prewarmed_an_app_that_cannot_start_is_seen_when_the_handler_is_made(han
     """Lambda reports it as an error of the start, with its text."""
     with pytest.raises(ServerlessSessionError, match=r"weak-secret(.|\n)*write:"):
         handlers(app_over(SharedState("redis://localhost", secret_key="short")), prewarm=True)
+
+
+def test_a_start_that_fails_after_its_event_has_been_answered_is_seen_by_the_next(handlers: Handlers) -> None:
+    """Between the two the loop runs for a snapshot."""
+
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        await asyncio.sleep(0.2)
+        raise RuntimeError("no database")
+        yield
+
+    handler = handlers(app_that_lives(lifespan))
+    assert handler(event_v2(), Context(0.1))["statusCode"] == 503
+    time.sleep(0.2)
+    handler._sandbox.forget()
+    with pytest.raises(ServerlessSessionError, match="no database"):
+        handler(event_v2(), Context())
+
+
+def test_a_start_that_fails_and_does_not_end_takes_nothing_from_the_next(handlers: Handlers) -> None:
+    """The first event is cancelled while it waits for that end."""
+    starts: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            starts.append((await receive())["type"])
+            kind = "failed" if len(starts) == 1 else "complete"
+            await send({"type": f"lifespan.startup.{kind}"})
+            await receive()
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"ok"})
+
+    handler = handlers(app)
+    assert handler(event_v2(), Context(0.1))["statusCode"] == 503
+    assert handler(event_v2(), Context(LIMIT))["statusCode"] == 200
+    assert starts == ["lifespan.startup"] * 2
 
 
 # --- what users do ----------------------------------------------------------------------------------------------------
