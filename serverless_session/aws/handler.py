@@ -18,7 +18,7 @@ from serverless_session.aws.sandbox import Sandbox, Time, TimedOut
 from serverless_session.deadline import Duration, seconds, set_invocation_end
 from serverless_session.errors import ConfigurationError, ServerlessSessionError, missing_extra
 from serverless_session.events import tell
-from serverless_session.invocation import LARGEST_SHARE, MARGIN
+from serverless_session.invocation import MARGIN, left_by, margin_of
 
 try:
     from mangum.types import LambdaConfig
@@ -164,21 +164,20 @@ class _Invocation:
     """
 
     def __init__(self, context: Any, margin: float) -> None:
-        remaining = getattr(context, "get_remaining_time_in_millis", None)
+        left = left_by(context)
         self.time: Time | None = None
-        if remaining is not None:
-            left = remaining() / 1000
-            self._margin = margin = min(margin, left * LARGEST_SHARE)
-            self._ends = monotonic() + left
-            self.time = Time(cancel_in=max(left - margin, 0.0), leave_in=max(left - margin / 4, 0.0))
+        if left is not None:
+            ends_at, margin = monotonic() + left, margin_of(left, margin)
+            self.time = Time(cancel_at=ends_at - margin, leave_at=ends_at - margin / 4)
+            self._store_calls_end_at = ends_at - margin / 2
 
     def begin(self) -> None:
         """From here on in this context, no store call takes longer than there is time."""
         if self.time is not None:
-            set_invocation_end(self._ends - self._margin / 2 - monotonic())
+            set_invocation_end(self._store_calls_end_at - monotonic())
 
     def is_up(self) -> bool:
-        return self.time is not None and self._ends - self._margin <= monotonic()
+        return self.time is not None and self.time.cancel_at <= monotonic()
 
 
 class _Exchange:

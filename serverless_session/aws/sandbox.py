@@ -17,6 +17,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from serverless_session.deadline import may_block
@@ -52,10 +53,10 @@ class TimedOut(Exception):
 
 
 class Time(NamedTuple):
-    """Seconds until what is still running is cancelled, and until it is left behind, whatever it does."""
+    """When what is still running is cancelled, and when it is left behind, whatever it does, by `time.monotonic()`."""
 
-    cancel_in: float
-    leave_in: float
+    cancel_at: float
+    leave_at: float
 
 
 class Sandbox:
@@ -100,8 +101,9 @@ class Sandbox:
 
             await connect_all()
 
+        end = monotonic() + PREWARM_SECONDS
         with contextlib.suppress(TimedOut):
-            self.run(connect, Time(cancel_in=PREWARM_SECONDS, leave_in=PREWARM_SECONDS))
+            self.run(connect, Time(cancel_at=end, leave_at=end))
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, _T]], time: Time | None) -> _T:
         if self._pid != os.getpid():
@@ -150,11 +152,11 @@ class Sandbox:
             is_up = True
             event.cancel()
             assert time is not None
-            timer = loop.call_later(time.leave_in - time.cancel_in, stop)
+            timer = loop.call_later(time.leave_at - monotonic(), stop)
 
         event.add_done_callback(stop)
         if time is not None:
-            timer = loop.call_later(time.cancel_in, cancel)
+            timer = loop.call_later(time.cancel_at - monotonic(), cancel)
         try:
             loop.run_until_complete(root)
         except (RuntimeError, asyncio.CancelledError):

@@ -1,8 +1,10 @@
 """The end of an invocation: what an app that takes too long is answered with, and what is kept of what it did."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from serverless_session.stores import MemoryStore
 from serverless_session.testing import CountingStore, FaultyStore
 from tests.aws.events import Context, event_v2
 from tests.aws.handlers import Handlers, cookie_of
+from tests.aws.sandboxes import LIMIT
 from tests.sessions.apps import SECRET, app_over, counted
 
 SHORT = 0.6
@@ -201,6 +204,33 @@ def test_a_wider_margin_stops_the_app_earlier(visitor: Visitor, handlers: Handle
     context = Clock(1.0)
     assert_timed_out(handler(event_v2(path="/change_and_hang"), context))
     assert context.get_remaining_time_in_millis() >= 50, "no more than a tenth"
+
+
+def test_an_event_that_waits_for_its_turn_loses_its_time_by_that(handlers: Handlers) -> None:
+    """Lambda counts it, too: the app would be cancelled when the invocation is long over."""
+    begun, asked = threading.Event(), threading.Event()
+
+    class Asked(Context):
+        def get_remaining_time_in_millis(self) -> int:
+            asked.set()
+            return super().get_remaining_time_in_millis()
+
+    async def hold(request: Request) -> Response:
+        begun.set()
+        await asyncio.to_thread(asked.wait, LIMIT)
+        await asyncio.sleep(SHORT)
+        return PlainTextResponse("held")
+
+    async def quick(request: Request) -> Response:
+        await asyncio.sleep(SHORT / 2)
+        return PlainTextResponse("never")
+
+    handler = handlers(app_over(counted()[0], Route("/hold", hold), Route("/quick", quick)))
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(handler, event_v2(path="/hold"), None)
+        begun.wait(LIMIT)
+        assert_timed_out(handler(event_v2(path="/quick"), Asked(SHORT)))
+        assert held.result()["body"] == "held"
 
 
 # --- other events -----------------------------------------------------------------------------------------------------
