@@ -210,13 +210,15 @@ class Sandbox:
                 return
         try:
             if not self._loop.is_closed():  # somebody else may have closed it while we waited
-                self._loop.run_until_complete(self._end(self._loop))
-                self._loop.close()
+                try:
+                    self._loop.run_until_complete(self._lifespan.stop())
+                finally:  # though the lifespan exits at its end: threads wait for that of the tasks
+                    self._loop.run_until_complete(self._end(self._loop))
+                    self._loop.close()
         finally:
             self._turn.release()
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        await self._lifespan.stop()
         left = _cancel_all(loop)
         if left:
             await asyncio.wait(left, timeout=PATIENCE)
@@ -271,8 +273,9 @@ def _close_at_exit(sandbox: Sandbox) -> None:
 def _watch_main_thread() -> None:
     def close_all() -> None:
         threading.main_thread().join()
-        for sandbox in list(_open):
-            sandbox.close()
+        with contextlib.ExitStack() as ends:  # each, though another fails
+            for sandbox in list(_open):
+                ends.callback(sandbox.close)
 
     threading.Thread(target=close_all, name="serverless_session exit").start()
 

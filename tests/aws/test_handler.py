@@ -376,6 +376,7 @@ def test_calls_from_several_threads_are_served_one_after_the_other(handlers: Han
 ENDS = {
     "worker threads": ("return PlainTextResponse('ok')", "yield; print('stopped')", "call()", "ok stopped", 0),
     "a lifespan that hangs": ("return PlainTextResponse('ok')", "yield; await asyncio.sleep(60)", "call()", "ok", 0),
+    "a lifespan that exits": ("return PlainTextResponse('ok')", "yield; sys.exit(3)", "call()", "ok", 0),
     "an endpoint that exits": ("sys.exit(3)", "yield", "call()", "", 3),
     "a fork after the first event": (
         "return PlainTextResponse('ok')",
@@ -425,7 +426,7 @@ def test_the_process_ends(endpoint: str, lifespan: str, run: str, printed: str, 
         {run}
     """
     command = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
-    ended = subprocess.run([*command, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=20)
+    ended = subprocess.run([*command, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=LIMIT)
     assert (ended.stdout.split(), ended.returncode) == (printed.split(), code)
     if code == 0 and "daemon" not in run:  # a thread whose event is cancelled at the end says so
         assert ended.stderr == ""
