@@ -14,7 +14,6 @@ import contextlib
 import functools
 import os
 import threading
-import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from time import monotonic
@@ -215,6 +214,7 @@ class Sandbox:
                 finally:  # though the lifespan exits at its end: threads wait for that of the tasks
                     self._loop.run_until_complete(self._end(self._loop))
                     self._loop.close()
+                    _open.discard(self)
         finally:
             self._turn.release()
 
@@ -255,7 +255,8 @@ def _refuse_inside_a_loop() -> None:
 
 
 _inherited: list[object] = []
-_open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
+_open: set[Sandbox] = set()
+"""Kept until they are closed, though their handlers be dropped: their threads would keep the process from ending."""
 
 
 def _close_at_exit(sandbox: Sandbox) -> None:

@@ -377,6 +377,13 @@ ENDS = {
     "worker threads": ("return PlainTextResponse('ok')", "yield; print('stopped')", "call()", "ok stopped", 0),
     "a lifespan that hangs": ("return PlainTextResponse('ok')", "yield; await asyncio.sleep(60)", "call()", "ok", 0),
     "a lifespan that exits": ("return PlainTextResponse('ok')", "yield; sys.exit(3)", "call()", "ok", 0),
+    "a handler that is dropped": (
+        "return PlainTextResponse('ok')",
+        "yield; print('stopped')",
+        "call(); del handler; gc.collect()",
+        "ok stopped",
+        0,
+    ),
     "an endpoint that exits": ("sys.exit(3)", "yield", "call()", "", 3),
     "a fork after the first event": (
         "return PlainTextResponse('ok')",
@@ -399,7 +406,7 @@ ENDS = {
 def test_the_process_ends(endpoint: str, lifespan: str, run: str, printed: str, code: int) -> None:
     """anyio's threads are no daemons: without `_close_at_exit` the interpreter would wait for them for ever."""
     program = f"""
-        import asyncio, os, sys, threading, time
+        import asyncio, gc, os, sys, threading, time
         from contextlib import asynccontextmanager
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
