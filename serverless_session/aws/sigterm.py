@@ -59,10 +59,13 @@ def _listen() -> None:
                 os._exit(0)
 
     def let_children_be() -> None:
-        """A byte of theirs would end us: the pipe is one."""
+        """A byte of theirs would end us: the pipe is one. What somebody else has put in the place of ours stays."""
         _ends.clear()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, before)
+        descriptor = signal.set_wakeup_fd(-1)
+        if descriptor != rung:
+            signal.set_wakeup_fd(descriptor)
+        if signal.getsignal(signal.SIGTERM) is handler:
+            signal.signal(signal.SIGTERM, before)
 
     signal.signal(signal.SIGTERM, handler)
     signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
