@@ -8,6 +8,7 @@ how much time is left, and an app that takes too long is stopped while an answer
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -140,7 +141,7 @@ class LambdaHandler:
 
         async def call() -> object:
             invocation.begin()
-            if asyncio.iscoroutinefunction(function):
+            if inspect.iscoroutinefunction(function):  # that of asyncio is on its way out, from Python 3.14 on
                 return await function(event, context)
             import anyio.to_thread
 
