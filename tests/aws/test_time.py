@@ -29,7 +29,7 @@ SHORT = 0.6
 FOR_EVER = 60.0
 
 
-class Clock(Context):
+class RunningOut(Context):
     """A context whose time runs."""
 
     def __init__(self, remaining: float = SHORT) -> None:
@@ -93,7 +93,7 @@ ROUTES = [
 ]
 
 
-class Visitor:
+class VisitedApp:
     """An app with a visitor who has a session in it."""
 
     def __init__(self, handlers: Handlers) -> None:
@@ -111,8 +111,8 @@ class Visitor:
 
 
 @pytest.fixture
-def visitor(handlers: Handlers) -> Visitor:
-    return Visitor(handlers)
+def visitor(handlers: Handlers) -> VisitedApp:
+    return VisitedApp(handlers)
 
 
 def assert_timed_out(answer: dict[str, Any]) -> None:
@@ -122,36 +122,36 @@ def assert_timed_out(answer: dict[str, Any]) -> None:
     assert answer["headers"]["content-type"] == "application/problem+json"
 
 
-def test_an_app_that_takes_all_the_time_is_503_while_there_is_some(visitor: Visitor) -> None:
+def test_an_app_that_takes_all_the_time_is_503_while_there_is_some(visitor: VisitedApp) -> None:
     """THREATS 40: Lambda would kill the sandbox, and with it every connection."""
-    context = Clock()
+    context = RunningOut()
     assert_timed_out(visitor.ask("/change_and_hang", context))
     assert context.get_remaining_time_in_millis() > 0
     assert visitor.view() == '{"user":"ann"}', "nothing is half-written"
 
 
-def test_what_was_ended_is_ended_though_the_time_is_up(visitor: Visitor) -> None:
+def test_what_was_ended_is_ended_though_the_time_is_up(visitor: VisitedApp) -> None:
     """THREATS 40."""
-    assert_timed_out(visitor.ask("/end_and_hang", Clock()))
+    assert_timed_out(visitor.ask("/end_and_hang", RunningOut()))
     assert visitor.view() == "{}"
 
 
-def test_a_stream_that_takes_all_the_time_is_503_with_the_cookie_of_what_was_saved(visitor: Visitor) -> None:
+def test_a_stream_that_takes_all_the_time_is_503_with_the_cookie_of_what_was_saved(visitor: VisitedApp) -> None:
     """THREATS 19, THREATS 40: without it the visitor would have lost the session under its new id."""
-    answer = visitor.ask("/stream_and_hang", Clock())
+    answer = visitor.ask("/stream_and_hang", RunningOut())
     assert_timed_out(answer)
     visitor.cookie = cookie_of(answer)
     assert visitor.view() == '{"user":"ann","seen":1}'
 
 
-def test_an_answer_that_is_complete_leaves_though_a_background_task_takes_all_the_time(visitor: Visitor) -> None:
-    answer = visitor.ask("/answer_and_go_on", Clock())
+def test_an_answer_that_is_complete_leaves_though_a_background_task_takes_all_the_time(visitor: VisitedApp) -> None:
+    answer = visitor.ask("/answer_and_go_on", RunningOut())
     assert (answer["statusCode"], answer["body"]) == (200, "done")
 
 
 @pytest.mark.parametrize("path", ["/block", "/catch_everything"])
 def test_an_app_that_cannot_be_stopped_is_left_behind(
-    visitor: Visitor, path: str, caplog: pytest.LogCaptureFixture
+    visitor: VisitedApp, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     released.clear()
     try:
@@ -168,7 +168,7 @@ def test_a_store_that_is_slow_is_503_by_the_session_before_the_app_is_stopped(ha
     handler = handlers(app_over(SharedState(store, secret_key=SECRET, timeout=FOR_EVER)))
     cookie = cookie_of(handler(event_v2("POST", "/update", body={"user": "ann"}), Context()))
     store.delay(FOR_EVER)
-    context = Clock()
+    context = RunningOut()
     answer = handler(event_v2(path="/view", cookies=(cookie,)), context)
     assert answer["statusCode"] == 503
     assert context.get_remaining_time_in_millis() > 0
@@ -185,7 +185,7 @@ def test_the_ending_of_a_session_has_time_of_its_own(handlers: Handlers) -> None
     shared = SharedState(Asked(MemoryStore()), secret_key=SECRET)
     handler = handlers(app_over(shared, *ROUTES))
     cookie = cookie_of(handler(event_v2("POST", "/update", body={"user": "ann"}), Context()))
-    handler(event_v2(path="/end_and_hang", cookies=(cookie,)), Clock(2.0))
+    handler(event_v2(path="/end_and_hang", cookies=(cookie,)), RunningOut(2.0))
     assert 0 < left[-1] <= 0.1, "of the margin, a tenth of the time, one half"
 
 
@@ -252,7 +252,7 @@ def test_an_event_that_waits_for_its_turn_loses_its_time_by_that(handlers: Handl
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-def test_a_function_for_an_event_that_takes_all_the_time_is_an_error_for_lambda(visitor: Visitor, kind: str) -> None:
+def test_a_function_for_an_event_that_takes_all_the_time_is_an_error_for_lambda(visitor: VisitedApp, kind: str) -> None:
     """So the event is sent again, if its sender does that."""
 
     async def wait(event: Any, context: Any) -> None:
@@ -262,7 +262,7 @@ def test_a_function_for_an_event_that_takes_all_the_time_is_an_error_for_lambda(
         time.sleep(2 * SHORT)
 
     visitor.handler.event(lambda event: "Records" in event)(wait if kind == "async" else block)
-    context = Clock()
+    context = RunningOut()
     with pytest.raises(ServerlessSessionError, match="event-timed-out"):
         visitor.handler({"Records": []}, context)
     assert context.get_remaining_time_in_millis() > 0
