@@ -55,7 +55,7 @@ class LambdaHandler:
     the app is cancelled: what was to end of a session is ended, and a 503 leaves. No store call outlives the
     invocation. An exception of the app becomes a 500, as a server would make of it. Raises `ServerlessSessionError` for
     an event that is neither an HTTP request nor one that `event` has a function for, and where the app's lifespan
-    fails; `ConfigurationError` for a setting that cannot be.
+    fails; `ConfigurationError` for a setting that cannot be. Calls from several threads are served one after the other.
     """
 
     def __init__(
