@@ -21,7 +21,7 @@ LONGEST_INVOCATION: Final = 900.0
 
 MARGIN: Final = 0.5
 LARGEST_SHARE: Final = 0.1
-"""Seconds before the end at which the last store call ends, so that an answer can leave; at most this share of all."""
+"""Seconds that are kept for the end of an invocation, so that an answer can leave; at most this share of all."""
 
 _HEADER: Final = b"x-amzn-lambda-context"
 
@@ -31,13 +31,19 @@ def invocation_of(scope: Mapping[str, Any]) -> AbstractContextManager[None]:
     if "AWS_LAMBDA_FUNCTION_NAME" not in os.environ or has_invocation_end():
         return nullcontext()
     context = scope.get("aws.context")
-    left = _left_by(context) if context is not None else _left_by_header(scope)
+    left = left_by(context) if context is not None else _left_by_header(scope)
     if left is None or not 0 < left <= LONGEST_INVOCATION:
         return nullcontext()
-    return invocation_ends_in(left - min(MARGIN, left * LARGEST_SHARE))
+    return invocation_ends_in(left - margin_of(left))
 
 
-def _left_by(context: object) -> float | None:
+def margin_of(left: float, most: float = MARGIN) -> float:
+    """How many of the seconds that are left are kept for the end."""
+    return min(most, left * LARGEST_SHARE)
+
+
+def left_by(context: object) -> float | None:
+    """Seconds that are left by Lambda's context; None if it does not know."""
     remaining = getattr(context, "get_remaining_time_in_millis", None)
     return None if remaining is None else remaining() / 1000
 

@@ -19,7 +19,7 @@ from serverless_session.aws.sandbox import Sandbox, Time, TimedOut
 from serverless_session.deadline import Duration, seconds, set_invocation_end
 from serverless_session.errors import ConfigurationError, ServerlessSessionError, missing_extra
 from serverless_session.events import tell
-from serverless_session.invocation import LARGEST_SHARE, MARGIN
+from serverless_session.invocation import MARGIN, left_by, margin_of
 
 try:
     from mangum.types import LambdaConfig
@@ -55,7 +55,7 @@ class LambdaHandler:
     the app is cancelled: what was to end of a session is ended, and a 503 leaves. No store call outlives the
     invocation. An exception of the app becomes a 500, as a server would make of it. Raises `ServerlessSessionError` for
     an event that is neither an HTTP request nor one that `event` has a function for, and where the app's lifespan
-    fails; `ConfigurationError` for a setting that cannot be.
+    fails; `ConfigurationError` for a setting that cannot be. Calls from several threads are served one after the other.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class LambdaHandler:
 
         async def call() -> object:
             invocation.begin()
-            if asyncio.iscoroutinefunction(function):
+            if inspect.iscoroutinefunction(function):  # that of asyncio is on its way out, from Python 3.14 on
                 return await function(event, context)
             import anyio.to_thread
 
@@ -172,21 +172,20 @@ class _Invocation:
     """
 
     def __init__(self, context: Any, margin: float) -> None:
-        remaining = getattr(context, "get_remaining_time_in_millis", None)
+        left = left_by(context)
         self.time: Time | None = None
-        if remaining is not None:
-            left = remaining() / 1000
-            self._margin = margin = min(margin, left * LARGEST_SHARE)
-            self._ends = monotonic() + left
-            self.time = Time(cancel_in=max(left - margin, 0.0), leave_in=max(left - margin / 4, 0.0))
+        if left is not None:
+            ends_at, margin = monotonic() + left, margin_of(left, margin)
+            self.time = Time(cancel_at=ends_at - margin, leave_at=ends_at - margin / 4)
+            self._store_calls_end_at = ends_at - margin / 2
 
     def begin(self) -> None:
         """From here on in this context, no store call takes longer than there is time."""
         if self.time is not None:
-            set_invocation_end(self._ends - self._margin / 2 - monotonic())
+            set_invocation_end(self._store_calls_end_at - monotonic())
 
     def is_up(self) -> bool:
-        return self.time is not None and self._ends - self._margin <= monotonic()
+        return self.time is not None and self.time.cancel_at <= monotonic()
 
 
 class _Exchange:

@@ -14,9 +14,9 @@ import contextlib
 import functools
 import os
 import threading
-import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from serverless_session.deadline import may_block
@@ -52,10 +52,10 @@ class TimedOut(Exception):
 
 
 class Time(NamedTuple):
-    """Seconds until what is still running is cancelled, and until it is left behind, whatever it does."""
+    """When what is still running is cancelled, and when it is left behind, whatever it does, by `time.monotonic()`."""
 
-    cancel_in: float
-    leave_in: float
+    cancel_at: float
+    leave_at: float
 
 
 class Sandbox:
@@ -102,8 +102,9 @@ class Sandbox:
 
             await connect_all()
 
+        end = monotonic() + PREWARM_SECONDS
         with contextlib.suppress(TimedOut):
-            self.run(connect, Time(cancel_in=PREWARM_SECONDS, leave_in=PREWARM_SECONDS))
+            self.run(connect, Time(cancel_at=end, leave_at=end))
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, _T]], time: Time | None) -> _T:
         if self._pid != os.getpid():
@@ -152,11 +153,11 @@ class Sandbox:
             is_up = True
             event.cancel()
             assert time is not None
-            timer = loop.call_later(time.leave_in - time.cancel_in, stop)
+            timer = loop.call_later(time.leave_at - monotonic(), stop)
 
         event.add_done_callback(stop)
         if time is not None:
-            timer = loop.call_later(time.cancel_in, cancel)
+            timer = loop.call_later(time.cancel_at - monotonic(), cancel)
         try:
             loop.run_until_complete(root)
         except (RuntimeError, asyncio.CancelledError):
@@ -210,13 +211,16 @@ class Sandbox:
                 return
         try:
             if not self._loop.is_closed():  # somebody else may have closed it while we waited
-                self._loop.run_until_complete(self._end(self._loop))
-                self._loop.close()
+                try:
+                    self._loop.run_until_complete(self._lifespan.stop())
+                finally:  # though the lifespan exits at its end: threads wait for that of the tasks
+                    self._loop.run_until_complete(self._end(self._loop))
+                    self._loop.close()
+                    _open.discard(self)
         finally:
             self._turn.release()
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        await self._lifespan.stop()
         await _cancel_all(loop)
         generators = loop.create_task(loop.shutdown_asyncgens())
         await asyncio.wait([generators], timeout=PATIENCE)
@@ -255,7 +259,8 @@ def _refuse_inside_a_loop() -> None:
 
 
 _inherited: list[object] = []
-_open: weakref.WeakSet[Sandbox] = weakref.WeakSet()
+_open: set[Sandbox] = set()
+"""Kept until they are closed, though their handlers be dropped: their threads would keep the process from ending."""
 
 
 def _close_at_exit(sandbox: Sandbox) -> None:
@@ -273,8 +278,9 @@ def _close_at_exit(sandbox: Sandbox) -> None:
 def _watch_main_thread() -> None:
     def close_all() -> None:
         threading.main_thread().join()
-        for sandbox in list(_open):
-            sandbox.close()
+        with contextlib.ExitStack() as ends:  # each, though another fails
+            for sandbox in list(_open):
+                ends.callback(sandbox.close)
 
     threading.Thread(target=close_all, name="serverless_session exit").start()
 
@@ -299,11 +305,9 @@ class _Lifespan:
         """
         if self._task is None:
             self._answered = asyncio.get_running_loop().create_future()
-            self._messages = asyncio.Queue()  # not one that a start that failed may still wait at
+            self._messages = asyncio.Queue()  # its own: a start that failed may still be waiting for a message
             self._messages.put_nowait({"type": "lifespan.startup"})
-            self._task = asyncio.create_task(self._run(self._messages, self._answered))
-        elif self._answered.done():
-            return
+            self._task = asyncio.create_task(self._run(self._answered, self._messages))
         failure = await asyncio.shield(self._answered)
         if failure is not None:
             await self._finish()
@@ -323,7 +327,7 @@ class _Lifespan:
             finally:
                 task.cancel()
 
-    async def _run(self, messages: asyncio.Queue[Message], answered: asyncio.Future[str | None]) -> None:
+    async def _run(self, answered: asyncio.Future[str | None], messages: asyncio.Queue[Message]) -> None:
         async def send(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
                 answered.set_result(message.get("message") or "the app's lifespan failed to start")

@@ -67,10 +67,16 @@ def _listen() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
 
     def let_children_be() -> None:
-        """A byte of theirs would end us: the pipe is one. So what comes for a child before this has to wait."""
+        """A byte of theirs would end us: the pipe is one. So what comes for a child before this has to wait.
+
+        What somebody else has put in the place of ours stays.
+        """
         _ends.clear()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, before)
+        descriptor = signal.set_wakeup_fd(-1)
+        if descriptor != rung:
+            signal.set_wakeup_fd(descriptor)
+        if signal.getsignal(signal.SIGTERM) is handler:
+            signal.signal(signal.SIGTERM, before)
         release()
 
     signal.signal(signal.SIGTERM, handler)

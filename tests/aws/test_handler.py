@@ -383,6 +383,14 @@ ENDS = {
         "ok",
         0,
     ),
+    "a lifespan that exits": ("return PlainTextResponse('ok')", "yield; sys.exit(3)", "call()", "ok", 0),
+    "a handler that is dropped": (
+        "return PlainTextResponse('ok')",
+        "yield; print('stopped')",
+        "call(); del handler; gc.collect()",
+        "ok stopped",
+        0,
+    ),
     "an endpoint that exits": ("sys.exit(3)", "yield", "call()", "", 3),
     "a fork after the first event": (
         "return PlainTextResponse('ok')",
@@ -405,7 +413,7 @@ ENDS = {
 def test_the_process_ends(endpoint: str, lifespan: str, run: str, printed: str, code: int) -> None:
     """anyio's threads are no daemons: without `_close_at_exit` the interpreter would wait for them for ever."""
     program = f"""
-        import asyncio, os, sys, threading, time
+        import asyncio, gc, os, sys, threading, time
         from contextlib import asynccontextmanager
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
@@ -433,12 +441,12 @@ def test_the_process_ends(endpoint: str, lifespan: str, run: str, printed: str, 
         handler = LambdaHandler(Starlette(routes=[Route("/", endpoint)], lifespan=lifespan))
 
         def call():
-            print(handler(event_v2(), Context())["body"], flush=True)
+            os.write(1, handler(event_v2(), Context())["body"].encode() + b"\\n")  # whole, beside that of a fork
 
         {run}
     """
     command = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
-    ended = subprocess.run([*command, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=20)
+    ended = subprocess.run([*command, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=LIMIT)
     assert (ended.stdout.split(), ended.returncode) == (printed.split(), code)
     if code == 0 and "daemon" not in run:  # a thread whose event is cancelled at the end says so
         assert ended.stderr == ""

@@ -98,6 +98,22 @@ def test_prewarmed_an_app_that_cannot_start_is_seen_when_the_handler_is_made(han
         handlers(app_over(SharedState("redis://localhost", secret_key="short")), prewarm=True)
 
 
+def test_a_start_that_fails_after_its_event_has_been_answered_is_seen_by_the_next(handlers: Handlers) -> None:
+    """Between the two the loop runs for a snapshot."""
+
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        await asyncio.sleep(0.2)
+        raise RuntimeError("no database")
+        yield
+
+    handler = handlers(app_that_lives(lifespan))
+    assert handler(event_v2(), Context(0.1))["statusCode"] == 503
+    time.sleep(0.2)
+    handler._sandbox.forget()
+    with pytest.raises(ServerlessSessionError, match="no database"):
+        handler(event_v2(), Context())
+
+
 def test_a_start_that_failed_and_does_not_end_takes_no_message_from_the_next(handlers: Handlers) -> None:
     starts: list[str] = []
 

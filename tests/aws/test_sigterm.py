@@ -81,6 +81,24 @@ def test_a_handler_of_the_user_from_since_decides() -> None:
     assert (code, complained) == (6, "")
 
 
+@pytest.mark.parametrize(("since", "child_code", "code"), [("users_exit", 5, 5), ("None", -signal.SIGTERM, 0)])
+def test_a_fork_hears_what_the_user_has_set_since_and_nothing_of_ours(since: str, child_code: int, code: int) -> None:
+    assert ended(f"""
+    import os, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+
+    kept = served("app")
+    if {since}:
+        signal.signal(signal.SIGTERM, {since})
+    child = os.fork()
+    if child == 0:
+        signal.raise_signal(signal.SIGTERM)
+        os._exit(7)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == {child_code:d}, code
+    """) == (["stopped app"], code, "")
+
+
 def test_a_descriptor_of_somebody_else_does_not_swallow_the_signal() -> None:
     assert ended("""
     kept = served("app")

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
-from tests.aws.sandboxes import over
+from tests.aws.sandboxes import LIMIT, over
 from tests.servers import LOOPBACK, Server, dies_with_us
 
-LIMIT = 30.0
 LONG = 600.0
 
 SERVERS: dict[str, Callable[[int], list[str]]] = {
