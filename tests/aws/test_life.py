@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -339,51 +337,6 @@ def test_copies_of_a_process_share_no_id_no_version_and_no_nonce() -> None:
     lines = ended.stdout.split()
     assert len(lines) == 24
     assert len(set(lines)) == 24
-
-
-# --- the end ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("busy", [False, True])
-def test_sigterm_ends_the_lifespan(busy: bool) -> None:
-    program = """
-        import asyncio, os, time
-        from contextlib import asynccontextmanager
-        from starlette.applications import Starlette
-        from starlette.responses import PlainTextResponse
-        from starlette.routing import Route
-        from serverless_session import LambdaHandler
-        from tests.aws.events import Context, event_v2
-
-        @asynccontextmanager
-        async def lifespan(app):
-            yield
-            STOP("stopped", flush=True)
-
-        async def endpoint(request):
-            print("begun", flush=True)
-            await asyncio.sleep(0 if request.url.path == "/" else 60)
-            return PlainTextResponse("ok")
-
-        handler = LambdaHandler(Starlette(routes=[Route("/{rest:path}", endpoint)], lifespan=lifespan))
-        handler(event_v2(), Context())
-        BUSY
-        time.sleep(60)
-    """.replace("BUSY", "handler(event_v2(path='/long'), Context(60))" if busy else "pass")
-    # A process that exits lends no more threads; on Lambda, SIGTERM never comes in the middle of an event.
-    program = program.replace("STOP(", "print(" if busy else "await asyncio.to_thread(print, ")
-    environment = {**os.environ, "AWS_LAMBDA_RUNTIME_API": "127.0.0.1:1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout is not None
-    for _ in range(2 if busy else 1):
-        assert process.stdout.readline() == "begun\n"
-    time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert said == "stopped\n"
 
 
 def test_an_event_after_the_end_is_an_error_with_a_name(handlers: Handlers) -> None:

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 BEGIN = """
-    import asyncio, signal, sys, time
+    import asyncio, os, signal, sys, time
     from contextlib import asynccontextmanager
     from starlette.applications import Starlette
     from starlette.responses import PlainTextResponse
@@ -38,7 +38,8 @@ BEGIN = """
 def ended(program: str) -> tuple[list[str], int, str]:
     """What a program prints that gets SIGTERM once it has printed "ready", its exit code, and its complaints."""
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(BEGIN + program) + "\nprint('ready', flush=True); time.sleep(30)"],
+        # Not by `print`: a handler that prints in the middle of it would fail.
+        [sys.executable, "-c", textwrap.dedent(BEGIN + program) + "\nos.write(1, b'ready\\n'); time.sleep(30)"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
