@@ -38,11 +38,20 @@ class SystemClock:
         return time.time()
 
 
+class InvocationEnd:
+    """`at`: when the last store call of an invocation ends, by `time.monotonic()`. Whoever has set it may move it."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+
 may_block: ContextVar[bool] = ContextVar("serverless_session_may_block", default=False)
 """Set by a host whose loop serves one request at a time: a store whose client blocks may then do so on the loop."""
 
 _limit_ends: ContextVar[float | None] = ContextVar("serverless_session_limit_ends", default=None)
-_invocation_ends: ContextVar[float | None] = ContextVar("serverless_session_invocation_ends", default=None)
+_invocation_end: ContextVar[InvocationEnd | None] = ContextVar("serverless_session_invocation_end", default=None)
 
 
 def seconds(duration: Duration) -> float:
@@ -57,9 +66,9 @@ def seconds(duration: Duration) -> float:
 def time_left(default: float = DEFAULT_SECONDS) -> float:
     """Seconds a call that starts now may take; `default` where the context sets no limit. May be zero or negative."""
     now = time.monotonic()
-    limit, invocation = _limit_ends.get(), _invocation_ends.get()
+    limit, invocation = _limit_ends.get(), _invocation_end.get()
     left = default if limit is None else limit - now
-    return left if invocation is None else min(left, invocation - now)
+    return left if invocation is None else min(left, invocation.at - now)
 
 
 @contextmanager
@@ -75,19 +84,21 @@ def within(limit: float) -> Iterator[None]:
 
 def has_invocation_end() -> bool:
     """Does somebody around us know when the platform will stop us?"""
-    return _invocation_ends.get() is not None
+    return _invocation_end.get() is not None
 
 
 @contextmanager
 def invocation_ends_in(remaining: float) -> Iterator[None]:
     """As `set_invocation_end`, for what is inside."""
-    token = _invocation_ends.set(time.monotonic() + remaining)
+    token = _invocation_end.set(InvocationEnd(time.monotonic() + remaining))
     try:
         yield
     finally:
-        _invocation_ends.reset(token)
+        _invocation_end.reset(token)
 
 
-def set_invocation_end(remaining: float) -> None:
+def set_invocation_end(remaining: float) -> InvocationEnd:
     """From here on in this context, every store call ends within `remaining` seconds from now."""
-    _invocation_ends.set(time.monotonic() + remaining)
+    end = InvocationEnd(time.monotonic() + remaining)
+    _invocation_end.set(end)
+    return end

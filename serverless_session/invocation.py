@@ -45,7 +45,8 @@ def margin_of(left: float, most: float = MARGIN) -> float:
 def left_by(context: object) -> float | None:
     """Seconds that are left by Lambda's context; None if it does not know."""
     remaining = getattr(context, "get_remaining_time_in_millis", None)
-    return None if remaining is None else remaining() / 1000
+    left = remaining() if callable(remaining) else None
+    return left / 1000 if isinstance(left, int | float) else None  # a mock may answer anything
 
 
 def _left_by_header(scope: Mapping[str, Any]) -> float | None:

@@ -8,23 +8,25 @@ how much time is left, and an app that takes too long is stopped while an answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from serverless_session.aws.sandbox import Sandbox, Time, TimedOut
-from serverless_session.deadline import Duration, seconds, set_invocation_end
+from serverless_session.deadline import Duration, InvocationEnd, seconds, set_invocation_end
 from serverless_session.errors import ConfigurationError, ServerlessSessionError, missing_extra
 from serverless_session.events import tell
 from serverless_session.invocation import MARGIN, left_by, margin_of
+from serverless_session.notes import RequestNotes, notes_of
 
 try:
     from mangum.types import LambdaConfig
 
-    from serverless_session.aws.http_events import ADAPTERS, STAGE, TEXT_TYPES, smallest_size
+    from serverless_session.aws.http_events import ADAPTERS, STAGE_ALONE, TEXT_TYPES, mount, smallest_size
 except ModuleNotFoundError as error:
     if error.name != "mangum":
         raise
@@ -48,8 +50,9 @@ class LambdaHandler:
 
     The app's lifespan runs once a sandbox, at the first event; with `prewarm=True` when the handler is made, in the
     time that Lambda gives to start up (8 s of it at most, else the first event goes on waiting), and stores are
-    connected then, too. `base_path`: what the app is mounted under, where a custom domain maps it below one; "/": the
-    stage, where API Gateway puts one in front, else nothing; "": the path is left as it was sent.
+    connected then, too; outside of Lambda `prewarm` does nothing. `base_path`: what is taken off the front of a path,
+    beside an HTTP API's stage, where a custom domain maps the app below it; "": the path is left as it was sent.
+    `root_path`: where browsers see the app, as of any ASGI server: it is in links, and in `request.url.path`, too.
 
     An invocation has an end. `time_out_margin` (0.5 s, or a tenth of the time there is, where that is less) before it
     the app is cancelled: what was to end of a session is ended, and a 503 leaves. No store call outlives the
@@ -59,17 +62,31 @@ class LambdaHandler:
     """
 
     def __init__(
-        self, app: ASGIApp, *, prewarm: bool = False, base_path: str = STAGE, time_out_margin: Duration = MARGIN
+        self,
+        app: ASGIApp,
+        *,
+        prewarm: bool = False,
+        base_path: str = STAGE_ALONE,
+        root_path: str = "",
+        time_out_margin: Duration = MARGIN,
     ) -> None:
+        if not callable(app):
+            raise ConfigurationError(
+                "bad-app",
+                f"an app is an ASGI app, not of type {type(app).__name__}",
+                looked_at="app",
+                mend="LambdaHandler(app), with the Starlette or FastAPI object",
+            )
         self._app = app
         self._margin = _checked_margin(time_out_margin)
         self._config = LambdaConfig(
-            api_gateway_base_path=_checked_base_path(base_path), text_mime_types=TEXT_TYPES, exclude_headers=[]
+            api_gateway_base_path=_checked_path(base_path, "base_path="), text_mime_types=TEXT_TYPES, exclude_headers=[]
         )
+        self._root_path = _checked_path(root_path, "root_path=").rstrip("/")
         self._functions: list[tuple[Callable[[Mapping[str, Any]], bool], EventFunction]] = []
         self._sandbox = Sandbox(app)
         self._sandbox.follow_the_platform()
-        if prewarm:
+        if prewarm and self._sandbox.may_prewarm():
             try:
                 self._sandbox.prewarm()
             except BaseException:
@@ -78,7 +95,8 @@ class LambdaHandler:
 
     def __call__(self, event: Any, context: Any) -> Any:
         """The answer to one event, in the form that its sender takes."""
-        invocation = _Invocation(context, self._margin)
+        left = left_by(context)
+        invocation = None if left is None else _Invocation(left, self._margin)
         adapter = self._adapter_for(event, context)
         if adapter is None:
             return self._run_function(event, context, invocation)
@@ -91,30 +109,46 @@ class LambdaHandler:
                 looked_at="the event, as " + type(adapter).__name__,
                 mend="the event as API Gateway or the load balancer sends it, whole",
             ) from None
+        if self._root_path:
+            mount(exchange.scope, self._root_path)
 
         async def serve() -> None:
-            invocation.begin()
+            if invocation is not None:
+                invocation.begin(exchange.notes)
             exchange.scope["state"] = self._sandbox.state.copy()
             await exchange.run(self._app)
 
+        timed_out = False
         try:
-            self._sandbox.run(serve, invocation.time)
-        except TimedOut as timed_out:
-            tell("lambda.timed_out" if timed_out.is_over else "lambda.kept_running")
-        answer = adapter(exchange.answer(timed_out=invocation.is_up()))
+            self._sandbox.run(serve, invocation)
+        except TimedOut as stopped:
+            timed_out = True
+            tell("lambda.timed_out" if stopped.is_over else "lambda.kept_running")
+        timed_out |= invocation is not None and invocation.cancel_at <= monotonic()
+        answer = adapter(exchange.answer(timed_out=timed_out))
         size, limit = smallest_size(answer), adapter.largest_answer_bytes
         if size > limit:
             tell("lambda.answer_too_large", {"size_bytes": size, "limit_bytes": limit})
             return adapter(exchange.failure())
         return answer
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def event(self, matches: Callable[[Mapping[str, Any]], bool]) -> Callable[[_F], _F]:
         """Registers a function for events that are no HTTP requests: `@handler.event(lambda e: "Records" in e)`.
 
         It is called as `function(event, context)`, awaited if it is asynchronous and run in a thread if it is not, and
-        what it returns is the answer. The first one that matches is taken. Its exceptions go to Lambda, which may send
-        the event again; one that takes too long is cancelled as the app is, and ends with `ServerlessSessionError`.
+        what it returns is the answer. The first one that matches is taken; a condition that stumbles over what an event
+        does not have (`KeyError`, `TypeError`, ...) does not match. The function's exceptions go to Lambda, which may
+        send the event again; one that takes too long is cancelled as the app is, and ends with
+        `ServerlessSessionError`. Raises `TypeError` for what is no condition.
         """
+        if not callable(matches) or inspect.iscoroutinefunction(matches) or not _takes_one(matches):
+            raise TypeError("event() takes a condition: @handler.event(lambda event: 'Records' in event)")
 
         def register(function: _F) -> _F:
             self._functions.append((matches, function))
@@ -133,19 +167,20 @@ class LambdaHandler:
                     return kind(event, context, self._config)
         return None
 
-    def _run_function(self, event: Any, context: Any, invocation: _Invocation) -> object:
-        function = next((function for matches, function in self._functions if matches(event)), None)
+    def _run_function(self, event: Any, context: Any, invocation: _Invocation | None) -> object:
+        function = next((function for matches, function in self._functions if _does_match(matches, event)), None)
         if function is None:
             known = [getattr(function, "__name__", "a function") for _, function in self._functions]
             raise ServerlessSessionError(
                 "unknown-event",
                 f"this handler knows no such event: it knows {', '.join([_HTTP_KINDS, *known])}",
-                looked_at="event['version'], event['requestContext'], and the functions of handler.event(...)",
+                looked_at=f"the event, with {_names_in(event)}; the conditions of handler.event(...)",
                 mend="@handler.event(lambda event: ...) above a function of yours that takes it",
             )
 
         async def call() -> object:
-            invocation.begin()
+            if invocation is not None:
+                invocation.begin()
             if inspect.iscoroutinefunction(function):  # that of asyncio is on its way out, from Python 3.14 on
                 return await function(event, context)
             import anyio.to_thread
@@ -155,7 +190,7 @@ class LambdaHandler:
             return await done if inspect.isawaitable(done) else done
 
         try:
-            return self._sandbox.run(call, invocation.time)
+            return self._sandbox.run(call, invocation)
         except TimedOut:
             raise ServerlessSessionError(
                 "event-timed-out",
@@ -164,28 +199,62 @@ class LambdaHandler:
             ) from None
 
 
-class _Invocation:
-    """The time of one invocation, and the margin of it that is kept for its end. Without a context there is no end.
+def _takes_one(matches: Callable[..., object]) -> bool:
+    """Not a function for events, to which `event` was put as a decorator without its condition."""
+    try:
+        inspect.signature(matches).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature, being made in C
+        return True
+    return True
 
-    First the app is cancelled. Then store calls may take half of the margin, for what is ended at that; a quarter is
-    left for the answer.
+
+def _does_match(matches: Callable[[Mapping[str, Any]], bool], event: Any) -> bool:
+    try:
+        return matches(event)
+    except (AttributeError, KeyError, IndexError, TypeError):
+        return False
+
+
+def _names_in(event: object) -> str:
+    """What the event has at its top, which tells its sender; no values."""
+    if not isinstance(event, dict):
+        return f"a {type(event).__name__} in place of an object"
+    return ", ".join(sorted(map(str, event))[:12]) or "nothing in it"
+
+
+class _Invocation(Time):
+    """The time of one invocation, and the margin of it that is kept for its end.
+
+    Just before the margin the store calls of the app end, then the app is cancelled. In the first half of it, store
+    calls end what was to end; the last quarter is the answer's.
     """
 
-    def __init__(self, context: Any, margin: float) -> None:
-        left = left_by(context)
-        self.time: Time | None = None
-        if left is not None:
-            ends_at, margin = monotonic() + left, margin_of(left, margin)
-            self.time = Time(cancel_at=ends_at - margin, leave_at=ends_at - margin / 4)
-            self._store_calls_end_at = ends_at - margin / 2
+    def __init__(self, left: float, margin: float) -> None:
+        ends_at, margin = monotonic() + left, margin_of(left, margin)
+        super().__init__(cancel_at=ends_at - margin, leave_at=ends_at - margin / 4)
+        self._calls_end_at = ends_at - margin * 1.1
+        self._last_calls_end_at = ends_at - margin / 2
+        self._end: InvocationEnd | None = None
+        self._notes: RequestNotes | None = None
 
-    def begin(self) -> None:
+    def begin(self, notes: RequestNotes | None = None) -> None:
         """From here on in this context, no store call takes longer than there is time."""
-        if self.time is not None:
-            set_invocation_end(self._store_calls_end_at - monotonic())
+        self._notes = notes
+        self._end = set_invocation_end(self._calls_end_at - monotonic())
 
-    def is_up(self) -> bool:
-        return self.time is not None and self.time.cancel_at <= monotonic()
+    def is_up(self) -> None:
+        if self._end is not None:
+            self._end.at = self._last_calls_end_at
+
+    async def last(self) -> None:
+        set_invocation_end(self._last_calls_end_at - monotonic())
+        for wish in () if self._notes is None else self._notes.last_wishes:
+            try:
+                await wish()
+            except Exception:  # noqa: BLE001 - the others may still be carried out
+                tell("lambda.app_raised", exc_info=True)
 
 
 class _Exchange:
@@ -193,6 +262,7 @@ class _Exchange:
 
     def __init__(self, scope: Scope, body: bytes) -> None:
         self.scope = scope
+        self.notes = notes_of(scope)
         self._status = 0
         self._headers: list[Any] = []
         self._request: Message | None = {"type": "http.request", "body": body, "more_body": False}
@@ -211,7 +281,7 @@ class _Exchange:
         """What the app has answered; else a 503 or a 500, with the cookies of what was saved."""
         if self._complete.is_set():
             body = b"" if self.scope["method"] == "HEAD" else b"".join(self._chunks)
-            return {"status": self._status, "headers": self._headers, "body": body}
+            return {"status": self._status, "headers": [*self._headers, *self._owed()], "body": body}
         if timed_out:
             kind, again = (b"content-type", b"application/problem+json"), (b"retry-after", b"1")
             headers = [kind, again, (b"cache-control", b"no-store"), *self._cookies()]
@@ -224,7 +294,11 @@ class _Exchange:
         return {"status": 500, "headers": headers, "body": b"Internal Server Error"}
 
     def _cookies(self) -> Headers:
-        return [(name, value) for name, value in self._headers if name.lower() == b"set-cookie"]
+        return [*((name, value) for name, value in self._headers if name.lower() == b"set-cookie"), *self._owed()]
+
+    def _owed(self) -> Headers:
+        """Cookies of what was saved, which no answer of the app has had: it came from around the session, or not."""
+        return [(b"set-cookie", value) for owed in self.notes.owed_cookies for value in owed()]
 
     async def _receive(self) -> Message:
         if self._request is not None:
@@ -273,23 +347,23 @@ _TIMED_OUT: Final = {
 
 
 def _checked_margin(margin: Duration) -> float:
-    span = seconds(margin)
-    if not 0 < span < float("inf"):
-        raise ConfigurationError(
-            "bad-margin",
-            "an answer needs time to leave before the invocation ends",
-            looked_at="time_out_margin=",
-            mend="seconds above 0, as in 0.5",
-        )
-    return span
+    with contextlib.suppress(TypeError):
+        if 0 < seconds(margin) < float("inf"):
+            return seconds(margin)
+    raise ConfigurationError(
+        "bad-margin",
+        "an answer needs time to leave before the invocation ends",
+        looked_at="time_out_margin=",
+        mend="seconds above 0, as in 0.5",
+    )
 
 
-def _checked_base_path(base_path: str) -> str:
-    if not isinstance(base_path, str) or (base_path and not base_path.startswith("/")):
+def _checked_path(path: str, looked_at: str) -> str:
+    if not isinstance(path, str) or (path and not path.startswith("/")):
         raise ConfigurationError(
-            "bad-base-path",
-            "a base path begins with a slash",
-            looked_at="base_path=",
-            mend='"/shop"; "/" where the domain maps to the stage alone; "" to leave paths as they are',
+            "bad-" + looked_at.rstrip("=").replace("_", "-"),
+            "the start of a path begins with a slash",
+            looked_at=looked_at,
+            mend=f'{looked_at}"/shop", or nothing',
         )
-    return base_path
+    return path

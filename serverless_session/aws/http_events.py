@@ -4,8 +4,9 @@ Mangum's adapters, with what they get wrong put right: they are its `custom_hand
 
 - An HTTP API decodes the path before it sends it, with either payload format; everybody else sends it as it came. So
   only there is `raw_path` made up, and only elsewhere is the path decoded.
-- A named stage stands in front of the path of an HTTP API, and of a REST API's `requestContext.path`. In the address
-  that a browser knows it stands only where API Gateway's own domain is used: there it is the `root_path`.
+- A named stage stands in front of an HTTP API's path, whatever the domain. It is taken off: an app knows nothing of it.
+  It is not made the `root_path` either, which by ASGI would leave it in the path: what guards `/admin` by the path's
+  beginning would be passed by.
 - A REST API joins nothing and decodes the query; a load balancer does not decode it. Without "multi-value headers" a
   load balancer hands on the last of several values, and takes one `Set-Cookie` for each casing of its name.
 - The address of the client is what the sender itself has seen: of `X-Forwarded-For`, which a client may begin as it
@@ -26,8 +27,8 @@ from mangum.handlers.api_gateway import APIGateway, HTTPGateway
 from mangum.handlers.utils import handle_base64_response_body
 from mangum.types import LambdaConfig, LambdaContext, LambdaEvent, Response, Scope
 
-STAGE: Final = "/"
-"""For a base path: the stage, where there is one. Mangum's default, under which it takes nothing off."""
+STAGE_ALONE: Final = "/"
+"""For a base path: nothing but the stage is taken off. Mangum's default."""
 
 TEXT_TYPES: Final = [*DEFAULT_TEXT_MIME_TYPES, "+json", "+xml"]
 """What a content type contains whose body is text in an event; anything else is base64."""
@@ -42,9 +43,6 @@ _PORT: Final = re.compile("[0-9]{1,5}")
 """A client may send thousands of digits, which Python takes for no number."""
 
 Headers = list[tuple[bytes, bytes]]
-
-Mount = tuple[str, str]
-"""What an app is mounted under, which its routes do not know, and the path below it."""
 
 
 class HttpApiEvent(HTTPGateway):
@@ -63,11 +61,11 @@ class HttpApiEvent(HTTPGateway):
         fields = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
         if event.get("cookies"):
             fields["cookie"] = "; ".join(event["cookies"])
-        path = event.get("rawPath") or "/"
+        path = event.get("rawPath") or request["http"].get("path") or "/"
         return _scope(
             self,
             method=request["http"]["method"],
-            mount=_mount(self.config, path, _without_stage(path, request)),
+            path=_below_base_path(self.config, path, _without_stage(path, request)),
             encoded=(request.get("domainName") or "").endswith(".on.aws"),  # a function URL
             query=(event.get("rawQueryString") or "").encode(),
             headers=[(name.encode(), value.encode()) for name, value in fields.items()],
@@ -99,16 +97,11 @@ class RestApiEvent(APIGateway):
     @property
     def scope(self) -> Scope:
         event, request = self.event, self.event["requestContext"]
-        path, stage = event.get("path") or "/", f"/{request.get('stage')}"
-        is_http_api = event.get("version") == "1.0"
-        if is_http_api:
-            usual = _without_stage(path, request)
-        else:
-            usual = stage if request.get("path") == stage + path else "", path
+        path, is_http_api = event.get("path") or "/", event.get("version") == "1.0"
         return _scope(
             self,
             method=event["httpMethod"],
-            mount=_mount(self.config, path, usual),
+            path=_below_base_path(self.config, path, _without_stage(path, request) if is_http_api else path),
             encoded=not is_http_api,
             query=urlencode(
                 _several(event, "multiValueQueryStringParameters", "queryStringParameters"), doseq=True
@@ -143,7 +136,7 @@ class LoadBalancerEvent(ALB):
         return _scope(
             self,
             method=event["httpMethod"],
-            mount=_mount(self.config, path, ("", path)),
+            path=_below_base_path(self.config, path, path),
             encoded=True,
             query="&".join(f"{name}={value}" for name, values in query.items() for value in values).encode(),
             headers=headers,
@@ -168,13 +161,12 @@ def _scope(
     adapter: HttpApiEvent | RestApiEvent | LoadBalancerEvent,
     *,
     method: str,
-    mount: Mount,
+    path: str,
     encoded: bool,
     query: bytes,
     headers: Headers,
     client: str | None,
 ) -> Scope:
-    root_path, whole = mount[0], mount[0] + mount[1]
     first = dict(reversed(headers))
     scheme = first.get(b"x-forwarded-proto", b"https").decode("latin-1")
     return {
@@ -183,9 +175,9 @@ def _scope(
         "http_version": "1.1",
         "method": method,
         "scheme": scheme if scheme in ("http", "https") else "https",
-        "path": unquote(whole) if encoded else whole,
-        "raw_path": (whole if encoded else quote(whole, safe=_UNQUOTED)).encode(),
-        "root_path": unquote(root_path) if encoded else root_path,
+        "path": unquote(path) if encoded else path,
+        "raw_path": (path if encoded else quote(path, safe=_UNQUOTED)).encode(),
+        "root_path": "",
         "query_string": query,
         "headers": headers,
         "server": _server(first, scheme),
@@ -200,32 +192,34 @@ def _asks_for_authorization(event: LambdaEvent) -> bool:
     return event.get("type") == "REQUEST"
 
 
-def _without_stage(path: str, request: Mapping[str, Any]) -> Mount:
+def mount(scope: Scope, root_path: str) -> None:
+    """Let the app know where browsers see it, as a server does that is told: in the path, too."""
+    scope["root_path"] = root_path
+    scope["path"] = root_path + scope["path"]
+    scope["raw_path"] = quote(root_path, safe=_UNQUOTED).encode() + scope["raw_path"]
+
+
+def _without_stage(path: str, request: Mapping[str, Any]) -> str:
     """An HTTP API's path begins with the stage, if that has a name, whatever the domain.
 
     The default stage has none: where the path begins like it, the client has asked for that.
     """
     name = request.get("stage")
-    stage = f"/{name}"
-    if name in (None, "", "$default") or not _begins(path, stage):
-        return "", path
-    is_own_domain = (request.get("domainName") or "").startswith(f"{request.get('apiId')}.execute-api.")
-    return stage if is_own_domain else "", path.removeprefix(stage) or "/"
+    return path if name in (None, "", "$default") else _without(path, f"/{name}")
 
 
-def _mount(config: LambdaConfig, sent: str, usual: Mount) -> Mount:
-    """`usual`, unless the configuration names a base path, or "": then the path is the app's as it was sent."""
+def _below_base_path(config: LambdaConfig, sent: str, below_stage: str) -> str:
+    """What is left for the app; with the base path "" it is all that was sent."""
     base_path = config["api_gateway_base_path"]
-    if base_path == STAGE:
-        return usual
     if not base_path:
-        return "", sent
-    base_path, below = "/" + base_path.strip("/"), usual[1]
-    return base_path, (below.removeprefix(base_path) or "/") if _begins(below, base_path) else below
+        return sent
+    return _without(below_stage, "/" + base_path.strip("/"))
 
 
-def _begins(path: str, with_: str) -> bool:
-    return path == with_ or path.startswith(with_ + "/")
+def _without(path: str, start: str) -> str:
+    if start != "/" and (path == start or path.startswith(start + "/")):
+        return path.removeprefix(start) or "/"
+    return path
 
 
 def _several(event: Mapping[str, Any], several: str, one: str) -> dict[str, list[str]]:
@@ -247,10 +241,12 @@ def _headers(event: Mapping[str, Any]) -> Headers:
     return headers
 
 
-def _server(headers: Mapping[bytes, bytes], scheme: str) -> tuple[str, int]:
+def _server(headers: Mapping[bytes, bytes], scheme: str) -> tuple[str, int] | None:
     host, bracket, port = headers.get(b"host", b"").decode("latin-1").rpartition(":")
     if not bracket or not _PORT.fullmatch(port):
         host, port = host + bracket + port, headers.get(b"x-forwarded-port", b"").decode("latin-1")
+    if not host:
+        return None
     return host, int(port) if _PORT.fullmatch(port) else (80 if scheme == "http" else 443)
 
 

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from serverless_session.deadline import may_block
 from serverless_session.errors import ServerlessSessionError
@@ -51,11 +51,18 @@ class TimedOut(Exception):
         self.is_over = is_over
 
 
-class Time(NamedTuple):
+class Time:
     """When what is still running is cancelled, and when it is left behind, whatever it does, by `time.monotonic()`."""
 
-    cancel_at: float
-    leave_at: float
+    def __init__(self, cancel_at: float, leave_at: float) -> None:
+        self.cancel_at = cancel_at
+        self.leave_at = leave_at
+
+    def is_up(self) -> None:
+        """It is cancelled now."""
+
+    async def last(self) -> None:
+        """What is to be done if it still runs a third of the way to being left behind."""
 
 
 class Sandbox:
@@ -93,6 +100,10 @@ class Sandbox:
             return await work()
 
         return self._run(after_start, time)
+
+    def may_prewarm(self) -> bool:
+        """On Lambda, where the module is loaded by its runtime: elsewhere a server runs the lifespan, on its loop."""
+        return "AWS_LAMBDA_RUNTIME_API" in os.environ and not _is_in_a_loop()
 
     def prewarm(self) -> None:
         """Start the lifespan and connect the stores now, for `PREWARM_SECONDS` at most: the first event goes on."""
@@ -141,7 +152,7 @@ class Sandbox:
         time: Time | None,
     ) -> _T:
         self._event = event = loop.create_task(work())
-        running, is_up = True, False
+        running, is_up, lasts = True, False, []
         timer: asyncio.TimerHandle | None = None
 
         def stop(_: object = None) -> None:
@@ -151,8 +162,15 @@ class Sandbox:
         def cancel() -> None:
             nonlocal is_up, timer
             is_up = True
-            event.cancel()
             assert time is not None
+            time.is_up()
+            event.cancel()
+            timer = loop.call_later((time.leave_at - time.cancel_at) / 3, do_the_last)
+
+        def do_the_last() -> None:
+            nonlocal timer
+            assert time is not None
+            lasts.append(loop.create_task(time.last()))
             timer = loop.call_later(time.leave_at - monotonic(), stop)
 
         event.add_done_callback(stop)
@@ -246,10 +264,16 @@ async def _for_ever() -> None:
     await asyncio.get_running_loop().create_future()
 
 
-def _refuse_inside_a_loop() -> None:
+def _is_in_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        return False
+    return True
+
+
+def _refuse_inside_a_loop() -> None:
+    if not _is_in_a_loop():
         return
     raise ServerlessSessionError(
         "handler-in-a-loop",

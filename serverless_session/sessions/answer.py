@@ -84,6 +84,9 @@ class Answer:
         self._started = False
         self._refused = False
 
+        notes.owed_cookies.append(self._owed_cookies)
+        notes.last_wishes.append(self.end_only)
+
     # --- the session comes in -----------------------------------------------------------------------------------------
 
     def foreign_cookie_came_in(self) -> None:
@@ -225,6 +228,10 @@ class Answer:
         if change is CookieChange.SET and visit.id is not None:
             return self._settings.cookie.set(visit.id.text, visit.cookie_age, https=https)
         return self._settings.cookie.remove(https=https)
+
+    def _owed_cookies(self) -> list[bytes]:
+        """For a host that answers in the app's place: what was saved has another id, which the browser must know."""
+        return [] if self._started or self._owed is CookieChange.KEEP else [self._set_cookie(self._owed)]
 
     def _take_assigned(self) -> None:
         """An app that puts a plain dict in the place of its session means that for the session's contents."""

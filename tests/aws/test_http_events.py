@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -117,7 +118,7 @@ def test_null_in_every_place_that_may_hold_nothing(sender: str) -> None:
     assert request.headers.raw == []
     assert request.scope["query_string"] == b""
     assert request.scope["body"] == b""
-    assert request.scope["server"] == ("", 443)
+    assert request.scope["server"] is None
 
 
 @each_sender
@@ -235,29 +236,57 @@ def at_domain(event: dict[str, Any], domain: str) -> dict[str, Any]:
 
 
 STAGED = ("http_api", "http_api_format_1", "rest_api")
+DOMAINS = ("api-id.execute-api.eu-west-1.amazonaws.com", "shop.example")
 
 
+@pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("sender", STAGED)
-def test_a_stage_is_no_part_of_the_route_and_a_part_of_the_address(sender: str) -> None:
-    event = sent(sender, method="GET", path="/orders/7", stage="v9")
-    host = event["headers"].get("host") or event["headers"]["Host"]
-    assert routed(event) == f'["7","https://{host}/v9/orders/8"]'
+def test_a_stage_is_no_part_of_the_path(sender: str, domain: str) -> None:
+    """A guard that looks at the beginning of the path sees what the route sees."""
+    event = at_domain(sent(sender, method="GET", path="/orders/7", stage="v9"), domain)
+    assert routed(event) == f'["7","https://{domain}/orders/8"]'
+    request = seen(event)
+    assert (request.url.path, request.scope["root_path"]) == ("/orders/7", "")
 
 
-@pytest.mark.parametrize("sender", STAGED)
-def test_a_stage_stands_in_no_address_of_a_custom_domain(sender: str) -> None:
-    event = at_domain(sent(sender, method="GET", path="/orders/7", stage="v9"), "shop.example")
-    event["requestContext"]["path"] = "/orders/7"
-    assert routed(event) == '["7","https://shop.example/orders/8"]'
-
-
-@pytest.mark.parametrize("sender", STAGED)
-def test_a_base_path_of_a_custom_domain_is_named(sender: str) -> None:
+@pytest.mark.parametrize("sender", HTTP)
+def test_a_base_path_of_a_custom_domain_is_taken_off(sender: str) -> None:
     """`/shop` is mapped to the stage: a REST API sends it along, an HTTP API may."""
+    stage = "v9" if sender in STAGED else None
     for path in ("/shop/orders/7", "/orders/7"):
-        event = at_domain(sent(sender, method="GET", path=path, stage="v9"), "example.com")
-        event["requestContext"]["path"] = path
-        assert routed(event, base_path="/shop") == '["7","https://example.com/shop/orders/8"]'
+        event = sent(sender, method="GET", path=path, stage=stage)
+        assert routed(event, base_path="/shop").startswith('["7",')
+        assert seen(event, base_path="/shop").url.path == "/orders/7"
+    beside = seen(sent(sender, method="GET", path="/shopping", stage=stage), base_path="/shop")
+    assert beside.url.path == "/shopping"
+
+
+@pytest.mark.parametrize("sender", HTTP)
+def test_a_root_path_is_in_links_as_of_any_server(sender: str) -> None:
+    event = sent(sender, method="GET", path="/v1/orders/7", stage="v9" if sender in STAGED else None)
+    host = seen(event).url.hostname
+    assert routed(event, base_path="/v1", root_path="/v1") == f'["7","https://{host}/v1/orders/8"]'
+    request = seen(event, base_path="/v1", root_path="/a é")
+    assert request.scope["root_path"] == "/a é"
+    assert request.scope["path"] == "/a é/orders/7"
+    assert request.scope["raw_path"] == b"/a%20%C3%A9/orders/7"
+
+
+def test_a_root_path_that_no_sender_knows_of() -> None:
+    """That of a distribution in front of the API, say."""
+    app = FastAPI()
+
+    @app.get("/orders/{number}")
+    def order(number: int, request: Request) -> str:
+        return str(request.url_for("order", number=8))
+
+    event = sent("rest_api", method="GET", path="/orders/7")
+    handler = LambdaHandler(app, root_path="/api")
+    try:
+        answer = handler(event, Context())
+    finally:
+        handler.close()
+    assert answer["body"] == f'"https://{golden("rest_api")["headers"]["Host"]}/api/orders/8"'
 
 
 def test_a_path_is_left_as_it_was_sent() -> None:
@@ -283,10 +312,17 @@ def test_a_client_who_begins_a_path_like_the_default_stage_gets_no_other_route(s
         assert (request.scope["root_path"], request.scope["path"]) == ("", f"{begun}/admin")
 
 
-@pytest.mark.parametrize("base_path", ["shop", None, 5])
-def test_a_base_path_that_is_none_is_refused(base_path: Any) -> None:
-    with pytest.raises(ConfigurationError, match="bad-base-path"):
-        LambdaHandler(Starlette(), base_path=base_path)
+@pytest.mark.parametrize("path", ["shop", None, 5])
+@pytest.mark.parametrize("name", ["base_path", "root_path"])
+def test_a_start_of_paths_that_cannot_be_one_is_refused(name: str, path: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name.replace("_", "-")):
+        LambdaHandler(Starlette(), **{name: path})
+
+
+@pytest.mark.parametrize("app", [None, "shop:app"])
+def test_an_app_that_is_none_is_refused(app: Any) -> None:
+    with pytest.raises(ConfigurationError, match="bad-app"):
+        LambdaHandler(app)
 
 
 # --- out --------------------------------------------------------------------------------------------------------------
@@ -477,10 +513,12 @@ def test_what_counts_is_what_is_sent(character: str, bytes_of_it: int) -> None:
 # --- beside Mangum ----------------------------------------------------------------------------------------------------
 
 
+OURS = {"state", "serverless_session"}
+"""Of the lifespan, and our own notes on a request."""
 MEANT: dict[str, set[str]] = {
     "http_api": {"raw_path", "headers", "asgi"},
     "function_url": {"raw_path", "headers", "asgi"},
-    "rest_api": {"raw_path", "headers", "asgi", "path", "root_path"},
+    "rest_api": {"raw_path", "headers", "asgi"},
     "http_api_format_1": {"raw_path", "headers", "asgi"},
     "load_balancer": {"raw_path", "asgi", "client", "headers"},
     "load_balancer_multi_value": {"raw_path", "asgi", "client", "headers"},
@@ -488,7 +526,7 @@ MEANT: dict[str, set[str]] = {
 """What we make otherwise of the golden events than Mangum 0.22.
 
 `raw_path`: it has none. `headers`: pairs are tuples, as ASGI says, and a REST API's or load balancer's several cookies
-are one header. `path`, `root_path`: a REST API's stage. `client`: what the load balancer has seen.
+are one header. `client`: what the load balancer has seen.
 """
 
 
@@ -500,7 +538,7 @@ def test_what_mangum_makes_of_it_and_what_we_mean_otherwise(sender: str) -> None
     handler.close()
     theirs = answer_of_mangum(its, golden(sender), context)
     assert ours.body == its.body
-    differences = {name for name in ours.scope if name != "state" and ours.scope[name] != its.scope.get(name)}
+    differences = {name for name in ours.scope.keys() - OURS if ours.scope[name] != its.scope.get(name)}
     assert differences == MEANT[sender]
     assert its.scope.keys() - ours.scope.keys() == set()
     assert dict(ours.scope["headers"]).keys() == {name for name, _ in its.scope["headers"]}
@@ -531,5 +569,5 @@ def test_the_adapters_serve_mangum_too() -> None:
 
     app = Recorder(Response(status_code=204))
     answer = answer_of_mangum(app, golden("rest_api"), custom_handlers=[*ADAPTERS])
-    assert app.scope["root_path"] == "/Prod"
+    assert app.scope["raw_path"] == b"/my/path"
     assert answer["statusCode"] == 204

@@ -11,7 +11,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -20,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from serverless_session import ServerlessSessionError, SharedState
+from serverless_session import LambdaHandler, ServerlessSessionError, SharedState
 from serverless_session.aws import sandbox
 from serverless_session.snapshot import forget_everything
 from serverless_session.stores import MemoryStore
@@ -39,9 +41,17 @@ def app_that_lives(lifespan: Callable[[Any], Any], *routes: Route) -> Starlette:
     return Starlette(routes=[Route("/", ok), *routes], lifespan=asynccontextmanager(lifespan))
 
 
+@pytest.fixture
+def on_lambda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as prewarming looks. What else follows Lambda's runtime is tested under it."""
+    monkeypatch.setattr(sandbox.Sandbox, "follow_the_platform", lambda self: None)
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")
+
+
 # --- prewarm ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("on_lambda")
 def test_prewarmed_a_handler_has_started_its_app_before_the_first_event(handlers: Handlers) -> None:
     happened: list[str] = []
 
@@ -55,6 +65,7 @@ def test_prewarmed_a_handler_has_started_its_app_before_the_first_event(handlers
     assert happened == ["start"]
 
 
+@pytest.mark.usefixtures("on_lambda")
 def test_prewarmed_a_handler_has_a_connection_before_the_first_event(handlers: Handlers, valkey: Server) -> None:
     with TripCounter.to(valkey.port) as wire:
         shared = SharedState(wire.url, secret_key=SECRET)
@@ -65,12 +76,14 @@ def test_prewarmed_a_handler_has_a_connection_before_the_first_event(handlers: H
         assert (wire.connections, wire.trips) == (0, 1)
 
 
+@pytest.mark.usefixtures("on_lambda")
 def test_prewarmed_over_a_dead_store_a_handler_serves_what_needs_none(handlers: Handlers) -> None:
     shared = SharedState("redis://127.0.0.1:1", secret_key=SECRET)
     handler = handlers(app_over(shared, exempt=["/plain"]), prewarm=True)
     assert handler(event_v2(path="/plain"), Context())["body"] == "plain"
 
 
+@pytest.mark.usefixtures("on_lambda")
 def test_a_start_that_takes_longer_than_there_is_goes_on_at_the_first_event(
     handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +103,7 @@ def test_a_start_that_takes_longer_than_there_is_goes_on_at_the_first_event(
     assert happened == ["begun", "started"]
 
 
+@pytest.mark.usefixtures("on_lambda")
 def test_prewarmed_an_app_that_cannot_start_is_seen_when_the_handler_is_made(handlers: Handlers) -> None:
     """Lambda reports it as an error of the start, with its text."""
     with pytest.raises(ServerlessSessionError, match=r"weak-secret(.|\n)*write:"):
@@ -133,6 +147,26 @@ def test_a_start_that_failed_and_does_not_end_takes_no_message_from_the_next(han
     assert handler(event_v2(), Context(0.2))["statusCode"] == 503, "it is waited for until the time is up"
     assert handler(event_v2(), Context())["body"] == "ok"
     assert starts == ["lifespan.startup"] * 2
+
+
+def test_elsewhere_nothing_is_prewarmed(handlers: Handlers, valkey: Server) -> None:
+    """The module is imported by a server, too, which runs the lifespan itself."""
+    with TripCounter.to(valkey.port) as wire:
+        handlers(app_over(SharedState(wire.url, secret_key=SECRET)), prewarm=True)
+        assert wire.connections == 0
+
+
+@pytest.mark.usefixtures("on_lambda")
+async def test_in_a_loop_nothing_is_prewarmed() -> None:
+    """As behind the Web Adapter, in a server that imports its app on its loop."""
+    happened: list[str] = []
+
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        happened.append("start")
+        yield
+
+    LambdaHandler(app_that_lives(lifespan), prewarm=True)
+    assert happened == []
 
 
 # --- what users do ----------------------------------------------------------------------------------------------------
@@ -262,6 +296,52 @@ def test_an_event_that_nobody_takes_is_an_error_that_names_who_is_there(handlers
     with pytest.raises(ServerlessSessionError, match=r"unknown-event(.|\n)*load balancers, nightly") as raised:
         handler(golden("sqs"), Context())
     assert "Test message" not in str(raised.value)
+
+
+def test_a_condition_that_stumbles_over_an_event_does_not_match(handlers: Handlers) -> None:
+    handler = handlers(Starlette())
+
+    @handler.event(lambda event: event["source"] == "aws.events")
+    async def tick(event: Any, context: Any) -> str:
+        return "tick"
+
+    @handler.event(lambda event: event["Records"][0]["eventSource"] == "aws:sqs")
+    async def take(event: Any, context: Any) -> str:
+        return "taken"
+
+    assert handler(golden("sqs"), Context()) == "taken"
+    assert handler(golden("schedule"), Context()) == "tick"
+    with pytest.raises(ServerlessSessionError, match=r"unknown-event(.|\n)*a str in place of an object"):
+        handler("ping", Context())
+
+
+def test_a_condition_that_is_none_is_refused_where_it_is_given(handlers: Handlers) -> None:
+    handler = handlers(Starlette())
+
+    async def asynchronous(event: Any, context: Any) -> None: ...
+
+    def synchronous(event: Any, context: Any) -> None: ...
+
+    for matches in ("aws:sqs", asynchronous, synchronous):
+        with pytest.raises(TypeError, match="takes a condition"):
+            handler.event(matches)  # type: ignore[arg-type]
+
+
+def test_with_closes_a_handler() -> None:
+    happened: list[str] = []
+
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        yield
+        happened.append("stopped")
+
+    with LambdaHandler(app_that_lives(lifespan)) as handler:
+        assert handler(event_v2(), None)["body"] == "ok"
+    assert happened == ["stopped"]
+
+
+@pytest.mark.parametrize("context", [Mock(), SimpleNamespace(get_remaining_time_in_millis=lambda: None), {}, object()])
+def test_a_context_that_does_not_know_the_time_sets_no_end(handlers: Handlers, context: Any) -> None:
+    assert handlers(Starlette(routes=[Route("/", ok)]))(event_v2(), context)["body"] == "ok"
 
 
 def test_what_a_function_raises_is_lambdas(handlers: Handlers) -> None:

@@ -11,12 +11,15 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from serverless_session import SharedState, load_session
+from serverless_session import SessionMiddleware, SharedState, load_session
 from serverless_session.aws.handler import LambdaHandler
 from serverless_session.deadline import time_left
 from serverless_session.errors import ConfigurationError, ServerlessSessionError
@@ -25,6 +28,7 @@ from serverless_session.testing import CountingStore, FaultyStore
 from tests.aws.events import Context, event_v2
 from tests.aws.handlers import Handlers, cookie_of
 from tests.aws.sandboxes import LIMIT
+from tests.sessions.apps import ROUTES as USUAL
 from tests.sessions.apps import SECRET, app_over, counted
 
 SHORT = 0.6
@@ -222,6 +226,61 @@ def test_many_events_with_some_that_take_too_long_leave_nothing_open(visitor: Vi
     assert serve(500) == before
 
 
+async def save_login_and(request: Request) -> Response:
+    session = await load_session(request)
+    session.login("ann")
+    await session.save()
+    if request.url.path == "/login_and_raise":
+        raise RuntimeError("after it was saved")
+    await asyncio.sleep(FOR_EVER)
+    return PlainTextResponse("never")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/login_and_raise", 500), ("/login_and_hang", 503)])
+def test_a_login_that_was_saved_has_its_cookie_though_the_app_never_answers(
+    handlers: Handlers, path: str, status: int
+) -> None:
+    """THREATS 40: the old id is dead, and the browser would never hear of the new one."""
+    shared, _ = counted()
+    handler = handlers(app_over(shared, Route(path, save_login_and)))
+    before = cookie_of(handler(event_v2("POST", "/update", body={"cart": ["tea"]}), Context()))
+    answer = handler(event_v2(path=path, cookies=(before,)), Context(SHORT))
+    assert answer["statusCode"] == status
+    after = cookie_of(answer)
+    assert after != before
+    assert handler(event_v2(path="/view", cookies=(after,)), Context())["body"] == '{"cart":["tea"]}'
+
+
+def test_a_logout_is_carried_out_though_the_app_cannot_be_stopped(handlers: Handlers) -> None:
+    """THREATS 40: a cancellation does not reach a thread that a middleware of Starlette's waits for."""
+    released = threading.Event()
+
+    def log_out(request: Request) -> Response:
+        request.session.clear()
+        released.wait(LIMIT)
+        return PlainTextResponse("never in time")
+
+    async def pass_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    shared, _ = counted()
+    app = Starlette(
+        routes=[Route("/out", log_out), *USUAL],
+        middleware=[
+            Middleware(SessionMiddleware, shared=shared),
+            Middleware(BaseHTTPMiddleware, dispatch=pass_on),
+        ],
+    )
+    handler = handlers(app)
+    cookie = cookie_of(handler(event_v2("POST", "/update", body={"user": "ann"}), Context()))
+    try:
+        assert_timed_out(handler(event_v2(path="/out", cookies=(cookie,)), Context(1.0)))
+        assert handler(event_v2(path="/view", cookies=(cookie,)), Context())["body"] == "{}"
+    finally:
+        released.set()
+    assert handler(event_v2(path="/view", cookies=(cookie,)), Context())["body"] == "{}"
+
+
 def test_a_store_that_is_slow_is_503_by_the_session_before_the_app_is_stopped(handlers: Handlers) -> None:
     store = FaultyStore(MemoryStore())
     handler = handlers(app_over(SharedState(store, secret_key=SECRET, timeout=FOR_EVER)))
@@ -230,6 +289,7 @@ def test_a_store_that_is_slow_is_503_by_the_session_before_the_app_is_stopped(ha
     context = RunningOut()
     answer = handler(event_v2(path="/view", cookies=(cookie,)), context)
     assert answer["statusCode"] == 503
+    assert "Sessions cannot be kept" in answer["body"]
     assert context.get_remaining_time_in_millis() > 0
 
 
