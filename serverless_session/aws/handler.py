@@ -361,7 +361,7 @@ def _checked_margin(margin: Duration) -> float:
 def _checked_path(path: str, looked_at: str) -> str:
     if not isinstance(path, str) or (path and not path.startswith("/")):
         raise ConfigurationError(
-            "bad-" + looked_at.rstrip("=").replace("_", "-"),
+            "bad-path",
             "the start of a path begins with a slash",
             looked_at=looked_at,
             mend=f'{looked_at}"/shop", or nothing',

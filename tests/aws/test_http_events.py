@@ -315,7 +315,7 @@ def test_a_client_who_begins_a_path_like_the_default_stage_gets_no_other_route(s
 @pytest.mark.parametrize("path", ["shop", None, 5])
 @pytest.mark.parametrize("name", ["base_path", "root_path"])
 def test_a_start_of_paths_that_cannot_be_one_is_refused(name: str, path: Any) -> None:
-    with pytest.raises(ConfigurationError, match=name.replace("_", "-")):
+    with pytest.raises(ConfigurationError, match=f"bad-path(.|\n)*{name}="):
         LambdaHandler(Starlette(), **{name: path})
 
 
