@@ -89,7 +89,7 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         ),
         "lambda.kept_running": Event(
             logging.ERROR,
-            "the app was cancelled and went on (a thread under a middleware, code that catches everything); it was left there",
+            "the app was cancelled and went on (a thread under a middleware, code that catches all); it was left there",
         ),
         "lambda.lifespan_failed": Event(logging.ERROR, "the app's lifespan failed after its start-up"),
         "lambda.no_lifespan": Event(logging.DEBUG, "the app does not support lifespan"),
