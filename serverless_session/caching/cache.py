@@ -121,8 +121,7 @@ class Cache:
         )
 
     def _tag(self, tag: str) -> str:
-        key: str = self._records.key(b"tag", tag.encode())
-        return key
+        return self._records.key(b"tag", tag.encode())
 
     @property
     def _records(self) -> Records:
@@ -152,14 +151,10 @@ class Cache:
         except BaseException as error:
             if lease is not None:
                 await self._carry_out(leases.give_back(lease))
-                usable = lease.entry
-                if (
-                    isinstance(error, Exception)
-                    and usable is not None
-                    and self._shared.clock.time() < usable.ends.error
-                ):
-                    value = usable.value
-                    return value
+                if isinstance(error, Exception) and self._may_be_shown(lease.entry):
+                    assert lease.entry is not None
+                    value = lease.entry.value
+                    return value  # noqa: RET504 - with its type
             raise
         finally:
             _computing.reset(token)
