@@ -1,0 +1,1 @@
+"""Caches of values. Not public yet."""

@@ -1,0 +1,84 @@
+"""Bytes that tell one call from another: typed and length-prefixed, so that no two different arguments meet.
+
+`1`, `"1"`, `True`, `1.0`, `None` and `""` differ, and so do `("a", "bc")` and `("ab", "c")`. The order of a mapping or
+a set says nothing. What has no value of its own (a connection, an object known by its address) cannot stand in a key:
+its `repr` would make every call a new one, or two different ones the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from serverless_session.codec.sealing import length_prefixed
+
+
+def key_bytes(value: object) -> bytes:
+    """The bytes for a value, or for a tuple of arguments. Raises `TypeError` for what cannot be told by its value."""
+    kind = type(value)
+    if (simple := _SIMPLE.get(kind)) is not None:
+        tag, encode = simple
+        return tag + encode(value)
+    if (several := _SEVERAL.get(kind)) is not None:
+        tag, parts = several
+        return tag + length_prefixed(*parts(value))
+    if isinstance(value, enum.Enum):
+        return b"E" + length_prefixed(_name(kind), key_bytes(value.value))
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return b"O" + length_prefixed(_name(kind), key_bytes(fields))
+    if callable(dump := getattr(kind, "model_dump", None)):  # pydantic
+        return b"O" + length_prefixed(_name(kind), key_bytes(dump(value)))
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return b"O" + length_prefixed(_name(kind), key_bytes(tuple(value)))
+    raise TypeError(
+        f"a value of type {kind.__qualname__} cannot stand in a key: it is not known by its value. "
+        'Name what tells one call from another: key="user.id"'
+    )
+
+
+def _name(kind: type) -> bytes:
+    return f"{kind.__module__}.{kind.__qualname__}".encode()
+
+
+def _pairs(mapping: Mapping[Any, Any]) -> Iterable[bytes]:
+    return sorted(length_prefixed(key_bytes(key), key_bytes(value)) for key, value in mapping.items())
+
+
+def _text(value: Any) -> bytes:
+    return str(value).encode("utf-8", "surrogatepass")
+
+
+def _moment(value: datetime.datetime) -> bytes:
+    """Two zones may show one moment in two ways; what is shown differs, so they are two."""
+    return length_prefixed(value.isoformat().encode(), str(value.fold).encode(), str(value.tzinfo).encode())
+
+
+_SIMPLE: Final[dict[type, tuple[bytes, Callable[[Any], bytes]]]] = {
+    type(None): (b"n", lambda value: b""),
+    bool: (b"b", lambda value: b"1" if value else b"0"),
+    int: (b"i", _text),
+    float: (b"f", lambda value: repr(value + 0.0).encode()),
+    str: (b"s", _text),
+    bytes: (b"y", bytes),
+    decimal.Decimal: (b"D", _text),
+    uuid.UUID: (b"U", lambda value: value.bytes),
+    datetime.datetime: (b"m", _moment),
+    datetime.date: (b"d", lambda value: value.isoformat().encode()),
+    datetime.time: (b"c", lambda value: _text((value, value.fold, value.tzinfo))),
+    datetime.timedelta: (b"w", lambda value: _text((value.days, value.seconds, value.microseconds))),
+}
+"""By the exact type: what derives from one may mean something else by being equal."""
+
+_SEVERAL: Final[dict[type, tuple[bytes, Callable[[Any], Iterable[bytes]]]]] = {
+    tuple: (b"t", lambda value: map(key_bytes, value)),
+    list: (b"l", lambda value: map(key_bytes, value)),
+    set: (b"e", lambda value: sorted(map(key_bytes, value))),
+    frozenset: (b"e", lambda value: sorted(map(key_bytes, value))),
+    dict: (b"p", _pairs),
+}

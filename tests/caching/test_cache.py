@@ -1,0 +1,212 @@
+"""Values that are computed once, found again, and never shown after they were invalidated."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from serverless_session import SharedState
+from serverless_session.caching.cache import FIRST_REST, Cache
+from serverless_session.caching.policy import CachePolicy
+from serverless_session.errors import ConfigurationError, StoreUnavailable
+from serverless_session.stores import MemoryStore, Read, Write
+from serverless_session.testing import CountingStore, FaultyStore, ManualClock
+from tests.sessions.apps import SECRET
+
+
+class Source:
+    """Where values come from: counts how often it is asked, and may be slow or fail."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.value: Any = "first"
+        self.fails: type[Exception] | None = None
+        self.seconds = 0.0
+
+    async def __call__(self) -> Any:
+        self.asked += 1
+        value = self.value
+        await asyncio.sleep(self.seconds)
+        if self.fails is not None:
+            raise self.fails("the source is down")
+        return value
+
+
+class Shop:
+    """Two copies of an app over one store."""
+
+    def __init__(self, **policy: Any) -> None:
+        self.clock = ManualClock(1_000_000.0)
+        self.store = CountingStore(MemoryStore(clock=self.clock))
+        self.faulty = FaultyStore(self.store)
+        self.shared = SharedState(self.faulty, secret_key=SECRET, clock=self.clock)
+        given = CachePolicy(**{"ttl": 60, "early_refresh": 0.0} | policy)
+        self.here, self.there = Cache(self.shared, policy=given), Cache(self.shared, policy=given)
+        self.source = Source()
+
+    def ask(self, cache: Cache | None = None, **options: Any) -> Awaitable[Any]:
+        return (cache or self.here).get_or_compute("key", self.source, **options)
+
+
+async def test_a_value_is_computed_once_and_found_by_all() -> None:
+    shop = Shop()
+    assert [await shop.ask() for _ in range(3)] == ["first"] * 3
+    assert await shop.ask(shop.there) == "first"
+    assert shop.source.asked == 1
+
+
+async def test_a_miss_is_two_trips_and_a_hit_is_one() -> None:
+    shop = Shop()
+    for tags, miss in (((), 2), (("menu",), 3), (("menu", "other"), 3)):
+        await shop.here.invalidate("key")
+        shop.store.reset()
+        await shop.ask(tags=tags)
+        assert shop.store.calls == miss + 1, "after an invalidation, one more"
+        shop.store.reset()
+        await shop.ask(tags=tags)
+        assert shop.store.calls == 1
+
+
+@pytest.mark.parametrize("value", [None, 0, "", [], {}, {"a": (1, None)}])
+async def test_whatever_comes_is_a_value(value: Any) -> None:
+    shop = Shop()
+    shop.source.value = value
+    assert [await shop.ask() for _ in range(2)] == [value] * 2
+    assert shop.source.asked == 1
+
+
+async def test_many_who_ask_at_once_in_two_processes_compute_once() -> None:
+    shop = Shop()
+    shop.source.seconds = 0.05
+    asked = [shop.ask(cache) for cache in (shop.here, shop.there) for _ in range(25)]
+    assert await asyncio.gather(*asked) == ["first"] * 50
+    assert shop.source.asked == 1
+
+
+@pytest.mark.parametrize("how", ["key", "tag"])
+async def test_what_was_invalidated_is_computed_anew(how: str) -> None:
+    shop = Shop()
+    await shop.ask(tags=["menu"])
+    shop.source.value = "second"
+    await (shop.there.invalidate("key") if how == "key" else shop.there.invalidate_tags("menu"))
+    assert await shop.ask(tags=["menu"]) == "second"
+    assert await shop.ask(shop.there, tags=["menu"]) == "second"
+    assert shop.source.asked == 2
+
+
+async def test_a_tag_that_is_made_stale_is_computed_anew_at_its_next_use() -> None:
+    shop = Shop()
+    await shop.ask(tags=["menu"])
+    shop.source.value = "second"
+    await shop.there.invalidate_tags("menu", stale=True)
+    assert await shop.ask(tags=["menu"]) == "second", "who asks computes"
+    assert await shop.ask(shop.there, tags=["menu"]) == "second"
+    assert shop.source.asked == 2
+
+
+async def test_a_value_ends_with_its_ttl() -> None:
+    shop = Shop()
+    await shop.ask()
+    shop.source.value = "second"
+    shop.clock.advance(59)
+    assert await shop.ask() == "first"
+    shop.clock.advance(2)
+    assert await shop.ask() == "second"
+
+
+async def test_a_stale_value_is_shown_while_one_computes() -> None:
+    shop = Shop(stale_while_revalidate=60)
+    await shop.ask()
+    shop.clock.advance(61)
+    shop.source.value, shop.source.seconds = "second", 0.05
+    refreshing = asyncio.ensure_future(shop.ask())
+    await asyncio.sleep(0.01)
+    assert await shop.ask(shop.there) == "first"
+    assert await refreshing == "second"
+    assert await shop.ask(shop.there) == "second"
+
+
+async def test_a_value_is_shown_for_a_while_if_the_source_fails() -> None:
+    shop = Shop(stale_if_error=60)
+    await shop.ask()
+    shop.source.fails = RuntimeError
+    shop.clock.advance(61)
+    assert await shop.ask() == "first"
+    shop.clock.advance(60)
+    with pytest.raises(RuntimeError):
+        await shop.ask()
+
+
+async def test_what_the_source_raises_is_raised_and_nothing_is_kept() -> None:
+    shop = Shop()
+    shop.source.fails = RuntimeError
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await shop.ask()
+    shop.source.fails = None
+    assert await shop.ask(shop.there) == "first"
+
+
+async def test_a_value_that_asks_for_itself_does_not_wait_for_itself() -> None:
+    shop = Shop()
+
+    async def twice() -> Any:
+        return [await shop.ask()]
+
+    assert await shop.here.get_or_compute("key", twice) == ["first"]
+
+
+# --- the store fails --------------------------------------------------------------------------------------------------
+
+
+async def test_a_store_that_hangs_costs_little_once_and_nothing_after() -> None:
+    shop = Shop()
+    await shop.ask()
+    shop.faulty.delay(60.0)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    assert await shop.ask() == "first"
+    first, begun = loop.time() - begun, loop.time()
+    for _ in range(100):
+        assert await shop.ask() == "first"
+    assert loop.time() - begun < first + FIRST_REST
+    assert shop.source.asked == 102
+
+
+async def test_an_invalidation_is_done_or_raises() -> None:
+    """It is tried though the store rests."""
+    shop = Shop()
+    await shop.ask()
+    shop.faulty.fail(on=(Read, Write))
+    await shop.ask()
+    with pytest.raises(StoreUnavailable):
+        await shop.here.invalidate("key")
+    shop.faulty.heal()
+    shop.source.value = "second"
+    await shop.here.invalidate("key")
+    assert await shop.ask(shop.there) == "second"
+
+
+# --- wrong settings ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CachePolicy(ttl=0),
+        lambda: CachePolicy(ttl="60"),  # type: ignore[arg-type]
+        lambda: CachePolicy(ttl=60, jitter=1.0),
+        lambda: CachePolicy(ttl=60, early_refresh=-1),
+        lambda: CachePolicy(ttl=60, stale_if_error=-1),
+        lambda: Cache(SharedState("memory://"), ttl=60, policy=CachePolicy(ttl=60)),
+    ],
+)
+def test_what_cannot_be_is_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        make()
+
+
+async def test_without_a_ttl_nothing_is_kept() -> None:
+    with pytest.raises(ConfigurationError, match="no-ttl"):
+        await Cache(SharedState("memory://")).get_or_compute("key", Source())
