@@ -85,7 +85,7 @@ def test_a_handler_of_the_user_from_since_decides() -> None:
 @pytest.mark.parametrize(("since", "child_code", "code"), [("users_exit", 5, 5), ("None", -signal.SIGTERM, 0)])
 def test_a_fork_hears_what_the_user_has_set_since_and_nothing_of_ours(since: str, child_code: int, code: int) -> None:
     assert ended(f"""
-    import os, warnings
+    import warnings
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
 
     kept = served("app")
@@ -114,7 +114,8 @@ def test_a_descriptor_of_somebody_else_does_not_swallow_the_signal() -> None:
 def test_a_child_that_is_ended_at_once_ends_alone() -> None:
     """What a signal writes between the fork and the child's first step would be in the pipe that its parent hears."""
     said, code, complained = ended("""
-    import os
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
 
     kept = served("app")
     ends = set()
