@@ -1,23 +1,31 @@
 """`Cache`: values that are computed once and found again by everybody. It moves operations; `leases` decides.
 
-In one process, those who ask for one key at the same time share one look at the store; between processes, leases do the
-same. A store that fails costs `PATIENCE_WITH_A_STORE` once in a while and nothing otherwise: values are computed as if
-there were no cache. An invalidation is never swallowed like that: it is done, or it raises.
+In one process, those who ask for one key at the same time share one look at the store (a *flight*), but never one that
+had begun before they asked: something may have been invalidated since. Between processes, leases do the same. A store
+that fails costs `PATIENCE_WITH_A_STORE` once in a while and nothing otherwise: values are computed as if there were no
+cache. An invalidation is never swallowed like that: it is done, or it raises.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from serverless_session.caching.keys import key_bytes
 from serverless_session.caching.policy import CachePolicy
 from serverless_session.deadline import Duration, time_left, within
-from serverless_session.errors import ConfigurationError, StoreError, StoreUnavailable, WriteUncertain
+from serverless_session.errors import (
+    ConfigurationError,
+    StoreError,
+    StoreUnavailable,
+    ValueNotSerializable,
+    WriteUncertain,
+)
 from serverless_session.records import leases
 from serverless_session.records.leases import Ask, Entry, Lease, Place, Steps, Terms, Told
 from serverless_session.records.records import Records
@@ -61,7 +69,7 @@ class Cache:
         self._shared = shared if shared is not None else SharedState.default()
         self._policy = policy if policy is not None else None if ttl is None else CachePolicy(ttl=ttl)
         self._name = name
-        self._flights: dict[tuple[int, str], asyncio.Task[Any]] = {}
+        self._flights: dict[tuple[int, str], _Flight] = {}
         self._rests_until = 0.0
 
     async def get_or_compute(
@@ -75,20 +83,20 @@ class Cache:
     ) -> _T:
         """The value under `key`, computed by `compute()` where there is none.
 
-        One of all who ask for it at once computes; what it raises is raised to those who waited with it in this
-        process. None is a value. Raises what `compute` raises, `TypeError` for a key that cannot be one, and
-        `ValueNotSerializable` for a value that would not come back as it is.
+        One of all who ask for it at once computes. None is a value. Raises what `compute` raises, `TypeError` for a key
+        that cannot be one, and `ValueNotSerializable` for a value that would not come back as it is.
         """
         chosen = self._chosen(ttl, policy)
         place = self._place(key, tags)
         if place.key in _computing.get():
             return await compute()
-        flight = (id(asyncio.get_running_loop()), place.key)
-        running = self._flights.get(flight)
-        if running is None:
-            running = self._flights[flight] = asyncio.ensure_future(self._find_or_compute(place, compute, chosen))
-            running.add_done_callback(lambda done: self._landed(flight, done))
-        value: _T = await asyncio.shield(running)
+        here = id(asyncio.get_running_loop()), place.key
+        flight = self._flights.get(here)
+        if flight is None or flight.has_begun:
+            flight = _Flight(lambda: self._find_or_compute(place, compute, chosen), after=flight)
+            self._flights[here] = flight
+            flight.task.add_done_callback(lambda _: self._land(here, flight))
+        value: _T = await flight.join()
         return value
 
     async def invalidate(self, *keys: Hashable) -> None:
@@ -127,10 +135,9 @@ class Cache:
     def _records(self) -> Records:
         return self._shared.records("cache", compress=True)
 
-    def _landed(self, flight: tuple[int, str], done: asyncio.Task[Any]) -> None:
-        self._flights.pop(flight, None)
-        if not done.cancelled():
-            done.exception()  # whoever has gone does not hear of it; nobody need complain
+    def _land(self, here: tuple[int, str], flight: _Flight) -> None:
+        if self._flights.get(here) is flight:
+            del self._flights[here]
 
     async def _find_or_compute(self, place: Place, compute: Callable[[], Awaitable[_T]], policy: CachePolicy) -> _T:
         records, now = self._records, self._shared.clock.time()
@@ -162,7 +169,11 @@ class Cache:
             now = self._shared.clock.time()
             ends = policy.ends(now, random.random())  # noqa: S311
             entry = Entry(computed, ends, time.monotonic() - began, lease.stamps)
-            await self._carry_out(leases.keep(records, lease, entry, now))
+            try:
+                await self._carry_out(leases.keep(records, lease, entry, now))
+            except ValueNotSerializable:
+                await self._carry_out(leases.give_back(lease))
+                raise
         return computed
 
     def _may_be_shown(self, entry: Entry | None) -> bool:
@@ -209,6 +220,37 @@ class Cache:
             except WriteUncertain:
                 if last:
                     raise
+
+
+class _Flight:
+    """One look at the store, and perhaps one computation, for all who asked before it began.
+
+    It begins when the one before it has ended. It is cancelled when nobody waits for it any more.
+    """
+
+    def __init__(self, look: Callable[[], Coroutine[Any, Any, Any]], *, after: _Flight | None) -> None:
+        self.has_begun = False
+        self._look = look
+        self._waiting = 0
+        self.task = asyncio.ensure_future(self._fly(after))
+
+    async def _fly(self, after: _Flight | None) -> Any:
+        if after is not None:
+            await asyncio.wait([after.task])
+        self.has_begun = True
+        return await self._look()
+
+    async def join(self) -> Any:
+        """What it brings: a copy for each, but for the last who takes it."""
+        self._waiting += 1
+        try:
+            await asyncio.wait([self.task])
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self.task.done():
+                self.task.cancel()
+        value = self.task.result()
+        return copy.deepcopy(value) if self._waiting else value
 
 
 _RESTING: Final = StoreUnavailable("a store that failed a moment ago is not asked")

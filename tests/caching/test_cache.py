@@ -9,7 +9,7 @@ import pytest
 from serverless_session import SharedState
 from serverless_session.caching.cache import FIRST_REST, Cache
 from serverless_session.caching.policy import CachePolicy
-from serverless_session.errors import ConfigurationError, StoreUnavailable
+from serverless_session.errors import ConfigurationError, StoreUnavailable, ValueNotSerializable
 from serverless_session.stores import MemoryStore, Read, Write
 from serverless_session.testing import CountingStore, FaultyStore, ManualClock
 from tests.sessions.apps import SECRET
@@ -155,6 +155,63 @@ async def test_a_value_that_asks_for_itself_does_not_wait_for_itself() -> None:
         return [await shop.ask()]
 
     assert await shop.here.get_or_compute("key", twice) == ["first"]
+
+
+async def test_who_asks_after_an_invalidation_gets_nothing_from_before_it() -> None:
+    """Though somebody who asked before it is still computing, in the same process or in another."""
+    for where in ("here", "there"):
+        shop = Shop()
+        shop.source.seconds = 0.05
+        before = asyncio.ensure_future(shop.ask())
+        await asyncio.sleep(0.01)
+        shop.source.value = "second"
+        await getattr(shop, where).invalidate("key")
+        assert await shop.ask() == "second"
+        assert await before == "first"
+        assert await shop.ask() == "second"
+
+
+async def test_each_who_waited_has_a_value_of_his_own() -> None:
+    shop = Shop()
+    shop.source.value = {"items": ["tea"]}
+    shop.source.seconds = 0.01
+    one, two, three = await asyncio.gather(*(shop.ask() for _ in range(3)))
+    one["items"].append("mug")
+    two["items"].append("honey")
+    assert three == {"items": ["tea"]}
+    assert await shop.ask() == {"items": ["tea"]}
+
+
+async def test_a_computation_that_nobody_waits_for_is_cancelled_and_somebody_else_computes() -> None:
+    shop = Shop()
+    shop.source.seconds = 60.0
+    asked = [asyncio.ensure_future(shop.ask()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    for one in asked:
+        one.cancel()
+    await asyncio.wait(asked)
+    shop.source.seconds = 0.0
+    assert await asyncio.wait_for(shop.ask(shop.there), 5.0) == "first"
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_computation_goes_on_for_those_who_still_wait() -> None:
+    shop = Shop()
+    shop.source.seconds = 0.05
+    leaving, staying = (asyncio.ensure_future(shop.ask()) for _ in range(2))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    assert await staying == "first"
+    assert shop.source.asked == 1
+
+
+async def test_a_value_that_would_not_come_back_is_refused_and_holds_up_nobody() -> None:
+    shop = Shop()
+    shop.source.value = object()
+    with pytest.raises(ValueNotSerializable):
+        await shop.ask()
+    shop.source.value = "first"
+    assert await asyncio.wait_for(shop.ask(shop.there), 5.0) == "first"
 
 
 # --- the store fails --------------------------------------------------------------------------------------------------
