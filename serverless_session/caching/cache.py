@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
@@ -30,6 +31,7 @@ from serverless_session.records import leases
 from serverless_session.records.leases import Ask, Entry, Lease, Place, Steps, Terms, Told
 from serverless_session.records.records import Records
 from serverless_session.shared import SharedState
+from serverless_session.stores.contract import Failed
 
 _T = TypeVar("_T")
 
@@ -131,7 +133,7 @@ class Cache:
     def _tag(self, tag: str) -> str:
         return self._records.key(b"tag", tag.encode())
 
-    @property
+    @functools.cached_property
     def _records(self) -> Records:
         return self._shared.records("cache", compress=True)
 
@@ -195,8 +197,6 @@ class Cache:
             return stop.value
 
     async def _perform(self, asked: Ask) -> Sequence[Any]:
-        from serverless_session.stores.contract import Failed
-
         if time.monotonic() < self._rests_until:
             return [Failed(_RESTING) for _ in asked.operations]
         with within(PATIENCE_WITH_A_STORE):

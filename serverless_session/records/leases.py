@@ -49,16 +49,7 @@ from serverless_session.stores.contract import (
 )
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Vault(Protocol):
-        """The pure part of `Records`."""
-
-        @property
-        def pack(self) -> Callable[[object], bytes]: ...
-        @property
-        def unpack(self) -> Callable[[bytes], Any]: ...
-
+    from serverless_session.records.records import Vault
 
 _T = TypeVar("_T")
 

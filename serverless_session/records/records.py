@@ -36,6 +36,15 @@ from serverless_session.stores.contract import (
 
 if TYPE_CHECKING:
 
+    class Vault(Protocol):
+        """The pure part of `Records`: what rules need that never wait."""
+
+        @property
+        def pack(self) -> Callable[[object], bytes]: ...
+        @property
+        def unpack(self) -> Callable[[bytes], Any]: ...
+        def key(self, *parts: bytes) -> str: ...
+
     class Shared(Protocol):
         """What records need of a `SharedState`."""
 

@@ -19,7 +19,7 @@ from serverless_session.sessions.record import Record, Steps, ask, data_of, pack
 from serverless_session.stores.contract import Delete, Deleted, Read, Write, Written, new_version
 
 if TYPE_CHECKING:
-    from serverless_session.sessions.record import Vault
+    from serverless_session.records.records import Vault
 
 
 def end_record(vault: Vault, record: Record) -> Steps[bool]:

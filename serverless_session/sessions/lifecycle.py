@@ -60,7 +60,7 @@ from serverless_session.stores.contract import (
 )
 
 if TYPE_CHECKING:
-    from serverless_session.sessions.record import Vault
+    from serverless_session.records.records import Vault
 
 LONGEST_REQUEST: Final = 60.0
 """Seconds that a stone, or a session emptied key by key, stays for the requests that are still running."""

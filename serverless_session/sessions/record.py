@@ -10,7 +10,7 @@ another new id; no request that comes later sees them. `ended`: the session was 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,17 +20,7 @@ from serverless_session.sessions.lifetime import Facts
 from serverless_session.stores.contract import Conflict, Deleted, Failed, Missing, Operation, Outcome, Version, Written
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Vault(Protocol):
-        """The pure part of `Records`."""
-
-        @property
-        def pack(self) -> Callable[[object], bytes]: ...
-        @property
-        def unpack(self) -> Callable[[bytes], Any]: ...
-        def key(self, *parts: bytes) -> str: ...
-
+    from serverless_session.records.records import Vault
 
 _T = TypeVar("_T")
 Steps = Generator[Operation, Outcome, _T]

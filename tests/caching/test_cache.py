@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serverless_session import SharedState
-from serverless_session.caching.cache import FIRST_REST, Cache
+from serverless_session.caching.cache import Cache
 from serverless_session.caching.policy import CachePolicy
 from serverless_session.errors import ConfigurationError, StoreUnavailable, ValueNotSerializable
 from serverless_session.stores import MemoryStore, Read, Write
@@ -221,14 +221,10 @@ async def test_a_store_that_hangs_costs_little_once_and_nothing_after() -> None:
     shop = Shop()
     await shop.ask()
     shop.faulty.delay(60.0)
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
-    assert await shop.ask() == "first"
-    first, begun = loop.time() - begun, loop.time()
-    for _ in range(100):
+    for _ in range(101):
         assert await shop.ask() == "first"
-    assert loop.time() - begun < first + FIRST_REST
     assert shop.source.asked == 102
+    assert 1 <= shop.faulty.injected.delayed <= 10, "it is asked once in a while"
 
 
 async def test_an_invalidation_is_done_or_raises() -> None:

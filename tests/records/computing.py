@@ -14,7 +14,7 @@ from serverless_session.shared import SharedState
 from serverless_session.stores import MemoryStore, Operation, Outcome
 from serverless_session.testing import ManualClock
 from tests.sessions.apps import SECRET
-from tests.sessions.interleaving import done, orders, some_orders
+from tests.sessions.interleaving import done, orders, result_of, some_orders
 
 _T = TypeVar("_T")
 Task = Generator[None, None, None]
@@ -70,13 +70,7 @@ class World:
 
     def run(self, steps: Steps[_T]) -> _T:
         """All of it at once."""
-        stepping = self.steps(steps)
-        while True:
-            try:
-                next(stepping)
-            except StopIteration as stop:
-                result: _T = stop.value
-                return result
+        return result_of(self.steps(steps))
 
     def _perform(self, operation: Operation) -> Outcome:
         (outcome,) = done(self.records.perform(operation))

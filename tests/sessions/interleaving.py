@@ -123,13 +123,7 @@ class World:
 
     def run(self, steps: Steps[_T]) -> _T:
         """A part of a visit, from its first operation to its last."""
-        stepping = self.steps(steps)
-        while True:
-            try:
-                next(stepping)
-            except StopIteration as stop:
-                result: _T = stop.value
-                return result
+        return result_of(self.steps(steps))
 
     def session(self, cookie: SessionId | None) -> Session:
         """What a request with that cookie would see; nothing fails now."""
@@ -140,6 +134,16 @@ class World:
     def content(self, cookie: SessionId | None) -> dict[str, Any]:
         """The same, its contents alone."""
         return dict(self.session(cookie))
+
+
+def result_of(stepping: Generator[None, None, _T]) -> _T:
+    """What a generator returns when it has taken all of its steps."""
+    while True:
+        try:
+            next(stepping)
+        except StopIteration as stop:
+            result: _T = stop.value
+            return result
 
 
 def done(coroutine: Any) -> Any:
