@@ -34,6 +34,7 @@ from serverless_session.shared import SharedState
 from serverless_session.stores.contract import Store
 
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 _K = TypeVar("_K", bound=Hashable)
 
 LOCAL_BYTES: Final = 16 * 1024 * 1024
@@ -76,7 +77,7 @@ class Cache:
         self._name = name.encode()
         self._local = LocalLevel(local_bytes, wall=lambda: self._shared.clock.time())
         self._shared.listen(self._local)
-        self._flights: Flights[Answered] = Flights()
+        self._flights: Flights[Answered] = Flights(lambda answered: answered.for_all)
         self._counters = Counters()
         self._late_tags: dict[str, frozenset[str]] = {}
 
@@ -157,12 +158,20 @@ class Cache:
 
     # --- values that are put and taken --------------------------------------------------------------------------------
 
-    async def get(self, key: Hashable, default: _T, *, type: type[_T] | None = None) -> _T:
-        """The value under `key`, or `default` where there is none, or the store cannot tell. Nothing is computed."""
+    @overload
+    async def get(self, key: Hashable, default: _D, *, type: type[_T]) -> _T | _D: ...
+    @overload
+    async def get(self, key: Hashable, *, type: type[_T]) -> _T | None: ...
+    @overload
+    async def get(self, key: Hashable, default: object = None) -> Any: ...
+    async def get(self, key: Hashable, default: Any = None, *, type: type[Any] | None = None) -> Any:
+        """The value under `key`, or `default` where there is none, or the store cannot tell. Nothing is computed.
+
+        `type`: what is restored; else plain types. One call of the store, and one more if the value has tags.
+        """
         encoded, shape = self._encoded(key, type)
         (found,) = await self._look([encoded], shape)
-        value: _T = default if found is None else found.value
-        return value
+        return default if found is None else found.value
 
     async def get_many(self, keys: Iterable[_K]) -> dict[_K, Any]:
         """The values that there are, by their keys; in one call of the store, and one more if they have tags."""

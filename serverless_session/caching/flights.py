@@ -29,9 +29,10 @@ class Rest(NamedTuple, Generic[_T]):
 
 
 class Flights(Generic[_T]):
-    """The flights of one cache."""
+    """The flights of one cache. `may_share(outcome)`: may others have it, too?"""
 
-    def __init__(self) -> None:
+    def __init__(self, may_share: Callable[[_T], bool] = lambda outcome: True) -> None:
+        self._may_share = may_share
         self._flying: dict[Hashable, _Flight[_T]] = {}
         self._asked = 0
 
@@ -88,7 +89,8 @@ class Flights(Generic[_T]):
         elif (error := flight.task.exception()) is not None:
             flight.end(None, error)
         else:
-            flight.end((flight.task.result(),))
+            outcome: _T = flight.task.result()
+            flight.end((outcome,) if self._may_share(outcome) else None)
 
     def _land(self, here: Hashable, flight: _Flight[_T]) -> None:
         if self._flying.get(here) is flight:

@@ -46,7 +46,8 @@ class Loaded(NamedTuple):
 class Answered(NamedTuple):
     """`cost`: seconds that the computation took. `loaded`: None for what is raised, which is the `error`.
 
-    `is_kept`, `fresh_until`, `stamps`: whether the store has it, until when it is fresh, and the keys of its tags.
+    `is_kept`, `fresh_until`, `tags`: whether the store has it, until when it is fresh, and the keys of its tags.
+    `for_all`: whoever asked before it was computed may have it, too.
     """
 
     answer: Answer
@@ -56,6 +57,7 @@ class Answered(NamedTuple):
     is_kept: bool = False
     fresh_until: float = 0.0
     tags: frozenset[str] = frozenset()
+    for_all: bool = True
 
 
 class Wanted(NamedTuple):
@@ -104,7 +106,8 @@ class Lookup:
         lease = found if isinstance(found, Lease) else None
         entry = lease.entry if lease is not None else None
         if entry is None:
-            return Rest(lambda: self._compute(wanted, lease))
+            unkept = lease is not None and not lease.held and lease.entry is None
+            return Rest(lambda: self._compute(wanted, lease), alone=unkept)
         return Rest(
             lambda: self._compute(wanted, lease),
             alone=True,
@@ -168,7 +171,8 @@ class Lookup:
             raise
         loaded = Loaded(value, plain, packed)
         if kept is None:
-            return Answered(Answer.MISS if lease is not None else Answer.ERROR, cost, loaded)
+            answer = Answer.MISS if lease is not None else Answer.ERROR
+            return Answered(answer, cost, loaded, for_all=context.store)
         ends, stamps = kept
         return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, frozenset(stamps))
 
@@ -207,15 +211,14 @@ class Lookup:
         """Its ends and stamps, if it was kept."""
         if lease is None:
             return None
-        stamps = None
-        if context.store:
+        if not context.store:
+            await self._store.carry_out(leases.pass_by(lease))
+            return None
+        stamps: dict[str, bytes] | None = _of(lease, wanted.place.tags)
+        if tuple(context.tags) != wanted.tags:
             late = [self._tag_key(tag) for tag in context.tags]
-            known = _of(lease, wanted.place.tags)
-            if tuple(context.tags) != wanted.tags:
-                stamps = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
-                stamps = None if stamps is None else known | {tag: stamps[tag] for tag in late}
-            else:
-                stamps = known
+            found = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
+            stamps = None if found is None or stamps is None else stamps | {tag: found[tag] for tag in late}
         if stamps is None:
             await self._store.carry_out(leases.give_back(lease))
             return None

@@ -5,6 +5,7 @@ Under the key of a value stands one of
     value      what was computed, its ends, and the stamps of its tags from before the computation
     lease      somebody computes: it ends by itself, in case nobody does any more
     tombstone  the value was invalidated a moment ago
+    passage    what was computed last must not be kept: whoever asks computes at once, and waits for nobody
 
 and under the key beside it, while a value that still stands is computed anew, a lease. Rules, each a compare-and-set:
 
@@ -53,7 +54,11 @@ FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.1
 """Seconds between two looks of somebody who waits for another's computation; each pause is twice the one before."""
 
+PASSAGE_SECONDS: Final = 10.0
+"""How long nobody waits for what was not kept the last time."""
+
 _LEASE: Final = b"1l"
+_PASSAGE: Final = b"1p"
 _TOMBSTONE: Final = b"1t"
 _VALUE: Final = b"1v"
 _ERROR: Final = b"1e"
@@ -204,6 +209,8 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
             case _:
                 return _unavailable(told.outcomes)
         entry = None
+        if kind == _PASSAGE:
+            return (yield from _stamped(Lease(place.key, kept.version, stamps, held=False), known))
         if kind != _LEASE:
             entry = _entry(place, kept, load)
             late = [tag for tag in entry.stamps if tag not in known] if entry is not None else []
@@ -280,6 +287,15 @@ def give_back(lease: Lease) -> Steps[None]:
         yield Ask([Delete(lease.beside[0], expect=lease.beside[1])])
     elif lease.held and isinstance(lease.expect, bytes):
         yield Ask([Delete(lease.key, expect=Version(lease.expect))])
+
+
+def pass_by(lease: Lease) -> Steps[None]:
+    """What was computed must not be kept, and probably not the next time either."""
+    if lease.beside is not None:
+        yield from give_back(lease)
+    elif lease.held:
+        passage = Write(lease.key, _PASSAGE, ttl=PASSAGE_SECONDS, version=new_version(), expect=lease.expect)
+        yield Ask([passage])
 
 
 def put(place: Place, computed: Computed, now: float) -> Steps[None]:
