@@ -244,11 +244,11 @@ class Cache:
             place = place._replace(tags=[*place.tags, *late.difference(place.tags)])
         wanted = Wanted(place, compute, policy, shape, tags, takes_context, refresh)
         lookup = self._lookup
-        found, is_shared = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
-        if is_shared:
+        found, of_another, waited = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
+        if of_another:
             found = lookup.again(found, shape)
-            if found.answer is Answer.MISS:
-                found = found._replace(answer=Answer.WAIT)
+        if waited and (found.answer is Answer.HIT or (of_another and found.answer is Answer.MISS)):
+            found = found._replace(answer=Answer.WAIT)
         self._counters.count(found.answer, 0.0 if found.answer in (Answer.MISS, Answer.ERROR) else found.cost)
         if found.error is not None:
             raise found.error

@@ -28,6 +28,14 @@ class Rest(NamedTuple, Generic[_T]):
     goes_on: bool = True
 
 
+class Shared(NamedTuple, Generic[_T]):
+    """`of_another`: somebody else looked. `waited`: for a computation of somebody else's."""
+
+    outcome: _T
+    of_another: bool
+    waited: bool
+
+
 class Flights(Generic[_T]):
     """The flights of one cache. `may_share(outcome)`: may others have it, too?"""
 
@@ -36,18 +44,20 @@ class Flights(Generic[_T]):
         self._flying: dict[Hashable, _Flight[_T]] = {}
         self._asked = 0
 
-    async def share(self, key: Hashable, look: Callable[[], Awaitable[_T | Rest[_T]]]) -> tuple[_T, bool]:
-        """What `look` brings, or the flight of somebody else: then True stands beside it."""
+    async def share(self, key: Hashable, look: Callable[[], Awaitable[_T | Rest[_T]]]) -> Shared[_T]:
+        """What `look` brings, or the flight of somebody else."""
         here = asyncio.get_running_loop(), key
         self._asked = asked = self._asked + 1
+        waited = False
         while (flight := self._flying.get(here)) is not None:
             if flight.began > asked:
                 outcome = await flight.ride()
                 if outcome is not None:
-                    return outcome[0], True
+                    return Shared(outcome[0], True, waited or flight.task is not None)
             else:
                 await flight.wait()
-        return await self._lead(here, look), False
+            waited = waited or flight.task is not None
+        return Shared(await self._lead(here, look), False, waited)
 
     async def _lead(self, here: Hashable, look: Callable[[], Awaitable[_T | Rest[_T]]]) -> _T:
         self._asked = began = self._asked + 1
@@ -64,7 +74,7 @@ class Flights(Generic[_T]):
             raise
         if not isinstance(found, Rest):
             self._land(here, flight)
-            flight.end((found,))
+            flight.end((found,) if self._may_share(found) else None)
             return found
         if found.alone:
             self._land(here, flight)
