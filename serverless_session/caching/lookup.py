@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from serverless_session.caching.context import CacheContext, NotModified
@@ -30,6 +30,8 @@ PATIENCE_WITH_OTHERS: Final = 10.0
 
 _random: Final = random.SystemRandom().random
 """The system's: copies of one snapshot must not draw the same."""
+
+_REMEMBERED: Final = 4096
 
 computing: ContextVar[frozenset[str]] = ContextVar("serverless_session_computing", default=frozenset())
 """The keys whose values are being computed around here: who asks for one of them again would wait for himself."""
@@ -86,6 +88,7 @@ class Lookup:
         self._store = store
         self._tag_key = tag_key
         self._watch = watch
+        self._tried: dict[str, float] = {}
 
     async def look(self, wanted: Wanted) -> Answered | Rest[Answered]:
         """What is there, or what is to be computed."""
@@ -96,7 +99,7 @@ class Lookup:
             lease=max(min(longest, time_left(longest)), LEAST_LEASE_SECONDS),
             patience=PATIENCE_WITH_OTHERS,
             soft=soft,
-            is_early=functools.partial(_is_early, policy),
+            is_early=functools.partial(self._is_early, wanted.place.key, policy),
             refresh=wanted.refresh,
         )
         load = self.loader(wanted.shape, policy)
@@ -140,14 +143,14 @@ class Lookup:
     async def _compute(self, wanted: Wanted, lease: Lease | None) -> Answered:
         entry = lease.entry if lease is not None and lease.entry is not None and not lease.entry.is_error else None
         context = CacheContext(wanted.tags, None if entry is None else entry.value.value, has_stale=entry is not None)
-        began = time.monotonic()
+        began = monotonic()
         is_given_back = False
         try:
             watch = None
             if lease is not None and wanted.takes_context:
                 watch = await self._store.carry_out(tags.watched(self._watch))
             value = await self._computed(wanted, context, entry)
-            cost = time.monotonic() - began
+            cost = monotonic() - began
             plain = wanted.shape.dump(value)
             packed = self._records.pack(plain)
             is_given_back = True
@@ -157,7 +160,7 @@ class Lookup:
                 raise
             negative = None if isinstance(error, ValueNotSerializable) else self._negative(wanted.policy, error)
             if negative is not None:
-                computed = Computed(negative[0], negative[1], time.monotonic() - began, is_error=True)
+                computed = Computed(negative[0], negative[1], monotonic() - began, is_error=True)
                 now = self._shared.clock.time()
                 await self._store.carry_out(leases.keep(lease, computed, _of(lease, wanted.place.tags), now))
             elif not is_given_back:
@@ -242,6 +245,17 @@ class Lookup:
             return None
         return (packed, ends) if same.args == error.args and str(same) == str(error) else None
 
+    def _is_early(self, key: str, policy: CachePolicy, entry: Entry, now: float) -> bool:
+        """Of those who ask in one process, one tries at a time: each try is a trip, and most likely others try, too."""
+        if now < self._tried.get(key, 0.0):
+            return False
+        early = policy.is_early(entry.ends.fresh, entry.cost, now, lambda: 1 - _random())
+        if early:
+            if len(self._tried) >= _REMEMBERED:
+                self._tried.clear()
+            self._tried[key] = now + entry.cost / 4
+        return early
+
     def _may_be_shown(self, entry: Entry) -> bool:
         """Where computing fails."""
         return self._shared.clock.time() < entry.ends.error
@@ -254,10 +268,6 @@ def answered(entry: Entry) -> Answered:
     if entry.is_error:
         return Answered(answer, entry.cost, error=entry.value)
     return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, frozenset(entry.stamps))
-
-
-def _is_early(policy: CachePolicy, entry: Entry, now: float) -> bool:
-    return policy.is_early(entry.ends.fresh, entry.cost, now, lambda: 1 - _random())
 
 
 def _of(lease: Lease, keys: Any) -> dict[str, bytes]:

@@ -151,11 +151,14 @@ async def test_without_an_old_value_the_soft_time_out_says_nothing() -> None:
     ("left", "cost", "draw", "early"),
     [
         (10.0, 1.0, 0.5, False),
-        (0.5, 1.0, 0.5, True),  # -log(0.5) = 0.69 s before the end
-        (0.7, 1.0, 0.5, False),
-        (1.0, 1.0, math.exp(-1.5), True),
-        (30.0, 1.0, 1e-17, True),
-        (41.0, 1.0, 1e-300, False),
+        (1.6, 1.0, 0.5, True),  # -log(0.5) = 0.69 s before it must begin
+        (1.7, 1.0, 0.5, False),
+        (2.4, 1.0, math.exp(-1.5), True),
+        (1.0, 1.0, 1.0, True),  # it must begin
+        (12.9, 1.0, 1e-17, True),
+        (13.1, 1.0, 1e-17, False),  # more than a fifth of its 60 s before it must begin
+        (50.0, 40.0, 1e-17, True),
+        (7.0, 0.1, 1e-300, False),
         (0.001, 0.0, 0.5, False),
     ],
 )
@@ -167,7 +170,7 @@ async def test_an_early_refresh_shows_others_the_value_meanwhile() -> None:
     shop = Shop(early_refresh=1e6)
     shop.source.seconds = 0.02
     await shop.ask()
-    shop.clock.advance(1)
+    shop.clock.advance(50)
     shop.source.value = "second"
     refreshing = asyncio.ensure_future(shop.ask())
     await asyncio.sleep(0.005)
