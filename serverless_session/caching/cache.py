@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from serverless_session.caching.context import CacheContext
 from serverless_session.caching.flights import Flights
@@ -79,7 +79,7 @@ class Cache:
         self._shared.listen(self._local)
         self._flights: Flights[Answered] = Flights(lambda answered: answered.for_all)
         self._counters = Counters()
-        self._late_tags: dict[str, frozenset[str]] = {}
+        self._seen: dict[str, _Seen] = {}
 
     def stats(self) -> CacheStats:
         """What it has answered in this process so far."""
@@ -239,10 +239,12 @@ class Cache:
         place = self._place(encoded, tags)
         if place.key in computing.get():
             return await compute(CacheContext(tags))
-        age, late = self._local.age, self._late_tags.get(place.key)
-        if late is not None:
-            place = place._replace(tags=[*place.tags, *late.difference(place.tags)])
-        wanted = Wanted(place, compute, policy, shape, tags, takes_context, refresh)
+        age, seen, known, expects = self._local.age, self._seen.get(place.key), place, False
+        if seen is not None:
+            expects = self._shared.clock.time() < seen.fresh_until
+            if seen.late:
+                known = place._replace(tags=[*place.tags, *seen.late.difference(place.tags)])
+        wanted = Wanted(known, tuple(place.tags), compute, policy, shape, tags, takes_context, refresh, expects)
         lookup = self._lookup
         found, of_another, waited = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
         if of_another:
@@ -258,12 +260,12 @@ class Cache:
         return found.loaded.value
 
     def _note(self, encoded: bytes, place: Place, policy: CachePolicy, found: Answered, age: int) -> None:
-        """Hold a value that the store holds, for as long as that is wanted; and remember its late tags."""
-        late = found.tags.difference(place.tags)
-        if late:
-            if len(self._late_tags) >= _REMEMBERED:
-                self._late_tags.clear()
-            self._late_tags[place.key] = late
+        """Remember of a value that the store holds what makes the next look shorter; hold it, if that is wanted."""
+        seen = self._seen.get(place.key)
+        if seen is None or seen.fresh_until != found.fresh_until:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            self._seen[place.key] = _Seen(found.fresh_until, found.tags.difference(place.tags))
         if policy.local_ttl:
             assert found.loaded is not None
             ttl = min(seconds(policy.local_ttl), found.fresh_until - self._shared.clock.time())
@@ -312,7 +314,7 @@ class Cache:
 
     @functools.cached_property
     def _records(self) -> Records:
-        return self._shared.records("cache", compress=True)
+        return self._shared.records("cache", compress=True, marks=True)
 
     @functools.cached_property
     def _store(self) -> GuardedStore:
@@ -337,6 +339,13 @@ class Cache:
 
 
 _REMEMBERED: Final = 4096
+
+
+class _Seen(NamedTuple):
+    """What this process saw in the store: until when it is fresh, and the tags that only the value knows."""
+
+    fresh_until: float
+    late: frozenset[str]
 
 
 def _one_policy(ttl: Duration | None, policy: CachePolicy | None) -> CachePolicy | None:

@@ -63,18 +63,20 @@ class Answered(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a call wants. `takes_context`: the computation may give the value tags of its own.
+    """What a call wants. `takes_context`: the computation may give the value tags of its own. `expects`: it was there.
 
-    `tags`: what they are called; their keys stand in `place`.
+    `tags`: what they are called, `keys`: where their stamps stand; in `place` may be more, of tags that it had before.
     """
 
     place: Place
+    keys: tuple[str, ...]
     compute: Callable[[CacheContext], Awaitable[Any]]
     policy: CachePolicy
     shape: Shape
     tags: tuple[str, ...] = ()
     takes_context: bool = False
     refresh: bool = False
+    expects: bool = False
 
 
 class Lookup:
@@ -101,6 +103,7 @@ class Lookup:
             soft=soft,
             is_early=functools.partial(self._is_early, wanted.place.key, policy),
             refresh=wanted.refresh,
+            expects=wanted.expects,
         )
         load = self.loader(wanted.shape, policy)
         found = await self._store.carry_out(leases.find(wanted.place, terms, load, self._shared.clock.time()))
@@ -162,7 +165,7 @@ class Lookup:
             if negative is not None:
                 computed = Computed(negative[0], negative[1], monotonic() - began, is_error=True)
                 now = self._shared.clock.time()
-                await self._store.carry_out(leases.keep(lease, computed, _of(lease, wanted.place.tags), now))
+                await self._store.carry_out(leases.keep(lease, computed, _of(lease, wanted.keys), now))
             elif not is_given_back:
                 await self._store.carry_out(leases.give_back(lease))
             if entry is not None and not isinstance(error, ValueNotSerializable) and self._may_be_shown(entry):
@@ -217,7 +220,7 @@ class Lookup:
         if not context.store:
             await self._store.carry_out(leases.pass_by(lease))
             return None
-        stamps: dict[str, bytes] | None = _of(lease, wanted.place.tags)
+        stamps: dict[str, bytes] | None = _of(lease, wanted.keys)
         if tuple(context.tags) != wanted.tags:
             late = [self._tag_key(tag) for tag in context.tags]
             found = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
