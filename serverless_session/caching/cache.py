@@ -195,13 +195,17 @@ class Cache:
         self._local.drop(encoded)
         await self._store.surely(lambda: leases.put(place, computed, now))
         self._local.drop(encoded)
+        self._seen.pop(place.key, None)
 
     async def invalidate(self, *keys: Hashable) -> None:
         """Nobody who asks from now on gets what is kept under these keys. Raises `StoreError` if it was not done."""
         encoded = [self._encoded(key, None)[0] for key in keys]
         self._local.drop(*encoded)
-        await self._store.surely(lambda: leases.invalidate([self._place(key, ()).key for key in encoded]))
+        stored = [self._place(key, ()).key for key in encoded]
+        await self._store.surely(lambda: leases.invalidate(stored))
         self._local.drop(*encoded)
+        for key_ in stored:
+            self._seen.pop(key_, None)
 
     async def invalidate_tags(self, *tags: str, stale: bool = False) -> None:
         """As `SharedState.invalidate_tags`."""

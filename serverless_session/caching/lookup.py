@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
@@ -14,7 +13,7 @@ from serverless_session.caching.context import CacheContext, NotModified
 from serverless_session.caching.flights import Rest
 from serverless_session.caching.guarded import GuardedStore
 from serverless_session.caching.policy import CachePolicy
-from serverless_session.caching.shapes import Shape
+from serverless_session.caching.shapes import ANYTHING, Shape
 from serverless_session.caching.stats import Answer
 from serverless_session.deadline import has_invocation_end, seconds, time_left
 from serverless_session.errors import ComputationTimeout, ValueNotSerializable
@@ -22,6 +21,7 @@ from serverless_session.records import leases, tags
 from serverless_session.records.leases import Computed, Entry, Freshness, Lease, Place, Terms, Unfit
 from serverless_session.records.records import Records
 from serverless_session.shared import SharedState
+from serverless_session.stores.contract import Read
 
 LEASE_SECONDS: Final = 30.0
 LEAST_LEASE_SECONDS: Final = 0.1
@@ -95,15 +95,22 @@ class Lookup:
     async def look(self, wanted: Wanted) -> Answered | Rest[Answered]:
         """What is there, or what is to be computed."""
         policy = wanted.policy
+        early = False
+        if wanted.expects:
+            again = await self._look_again(wanted)
+            if isinstance(again, Answered):
+                return again
+            early = again
         longest = LEASE_SECONDS if policy.hard_timeout is None else seconds(policy.hard_timeout) + 1.0
         soft = None if policy.soft_timeout is None else seconds(policy.soft_timeout)
         terms = Terms(
             lease=max(min(longest, time_left(longest)), LEAST_LEASE_SECONDS),
             patience=PATIENCE_WITH_OTHERS,
             soft=soft,
-            is_early=functools.partial(self._is_early, wanted.place.key, policy),
+            is_early=lambda entry, now: (
+                early or self._is_early(wanted.place.key, policy, entry.ends.fresh, entry.cost, now)
+            ),
             refresh=wanted.refresh,
-            expects=wanted.expects,
         )
         load = self.loader(wanted.shape, policy)
         found = await self._store.carry_out(leases.find(wanted.place, terms, load, self._shared.clock.time()))
@@ -121,6 +128,23 @@ class Lookup:
             meanwhile=answered(entry._replace(freshness=Freshness.STALE)),
             goes_on=not has_invocation_end(),
         )
+
+    async def _look_again(self, wanted: Wanted) -> Answered | bool:
+        """What was there when this process looked last, if it still is, and fresh. Else: is it time to refresh it?"""
+        place, now = wanted.place, self._shared.clock.time()
+        outcomes = await self._store.ask([Read(place.key), *map(Read, place.tags)])
+        fresh = leases.fresh(place, outcomes, now)
+        if fresh is None:
+            return False
+        if self._is_early(place.key, wanted.policy, fresh.fresh_until, fresh.cost, now):
+            return True
+        plain = self._records.unpack(fresh.packed)
+        shape = wanted.shape
+        try:
+            loaded = Loaded(plain if shape is ANYTHING else shape.load(plain), plain, fresh.packed)
+        except Unfit:
+            return False
+        return Answered(Answer.HIT, fresh.cost, loaded, None, True, fresh.fresh_until, frozenset(place.tags))
 
     def loader(self, shape: Shape, policy: CachePolicy | None) -> leases.Load:
         """What makes of packed bytes what is shown."""
@@ -248,15 +272,15 @@ class Lookup:
             return None
         return (packed, ends) if same.args == error.args and str(same) == str(error) else None
 
-    def _is_early(self, key: str, policy: CachePolicy, entry: Entry, now: float) -> bool:
+    def _is_early(self, key: str, policy: CachePolicy, fresh_until: float, cost: float, now: float) -> bool:
         """Of those who ask in one process, one tries at a time: each try is a trip, and most likely others try, too."""
         if now < self._tried.get(key, 0.0):
             return False
-        early = policy.is_early(entry.ends.fresh, entry.cost, now, lambda: 1 - _random())
+        early = policy.is_early(fresh_until, cost, now, lambda: 1 - _random())
         if early:
             if len(self._tried) >= _REMEMBERED:
                 self._tried.clear()
-            self._tried[key] = now + entry.cost / 4
+            self._tried[key] = now + cost / 4
         return early
 
     def _may_be_shown(self, entry: Entry) -> bool:

@@ -64,7 +64,7 @@ def make_tags_stale(tags: Sequence[str], watch: str) -> Steps[None]:
     while waiting:
         stands = all_done((yield Ask(list(map(Read, waiting)))))
         changed = [
-            _put(tag, kept.value[len(_STAMP) :][:MARK_BYTES] + os.urandom(MARK_BYTES), kept.version)
+            _put(tag, stamp_of(kept)[:MARK_BYTES] + os.urandom(MARK_BYTES), kept.version)
             for tag, kept in zip(waiting, stands, strict=True)
             if isinstance(kept, Kept)  # a tag without a stamp has no values
         ]
@@ -74,13 +74,18 @@ def make_tags_stale(tags: Sequence[str], watch: str) -> Steps[None]:
         waiting = [write.key for write, outcome in zip(changed, outcomes, strict=True) if isinstance(outcome, Conflict)]
 
 
+def stamp_of(kept: Kept) -> bytes:
+    """What stands under a tag."""
+    return kept.value[len(_STAMP) :]
+
+
 def read(tags: Sequence[str], outcomes: Iterable[Outcome]) -> dict[str, bytes] | None:
     """The stamps that there are, of the outcomes of reading them; None: the store could not tell."""
     stamps: dict[str, bytes] = {}
     for tag, outcome in zip(tags, outcomes, strict=True):
         match outcome:
-            case Kept(value=kept):
-                stamps[tag] = kept[len(_STAMP) :]
+            case Kept() as kept:
+                stamps[tag] = stamp_of(kept)
             case Missing():
                 pass
             case _:
@@ -99,8 +104,8 @@ def made(tags: Sequence[str], stamps: Stamps) -> Steps[dict[str, bytes] | None]:
             match outcome:
                 case Written():
                     found[tag] = new[tag]
-                case Conflict(stands=Kept(value=kept)):
-                    found[tag] = kept[len(_STAMP) :]
+                case Conflict(stands=Kept() as kept):
+                    found[tag] = stamp_of(kept)
                 case _:
                     return None
     return found
