@@ -96,7 +96,7 @@ class Lookup:
         """What is there, or what is to be computed."""
         policy = wanted.policy
         early = False
-        if wanted.expects:
+        if wanted.expects and not wanted.refresh:
             again = await self._look_again(wanted)
             if isinstance(again, Answered):
                 return again
