@@ -43,6 +43,10 @@ class TagListener(Protocol):
         """Those with one of these tags (the keys of their stamps) were invalidated."""
         ...
 
+    def clear(self) -> None:
+        """All of them are of another store."""
+        ...
+
 
 class SharedState:
     """What the copies of an app share; give one to every feature.
@@ -156,10 +160,16 @@ class SharedState:
             raise TypeError("nothing to swap: override(store=...), override(clock=...), or both")
         swapped = self.store if store is None else _opened_with(store, clock or self.clock)
         self._overrides.append((swapped, clock))
+        self._forget_what_was_held()
         try:
             yield swapped
         finally:
             self._overrides.remove((swapped, clock))
+            self._forget_what_was_held()
+
+    def _forget_what_was_held(self) -> None:
+        for listener in list(self._listeners):
+            listener.clear()
 
     async def aclose(self) -> None:
         """Close what the running loop holds open of the store. It opens anew when used again."""

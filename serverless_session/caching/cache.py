@@ -247,35 +247,40 @@ class Cache:
         if seen is not None:
             expects = self._shared.clock.time() < seen.fresh_until
             if seen.late:
-                known = place._replace(tags=[*place.tags, *seen.late.difference(place.tags)])
-        wanted = Wanted(known, tuple(place.tags), compute, policy, shape, tags, takes_context, refresh, expects)
+                known = place._replace(tags=[*place.tags, *seen.late])
+        wanted = Wanted(known, place.tags, compute, policy, shape, tags, takes_context, refresh, expects)
         lookup = self._lookup
         found, of_another, waited = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
+        answer = found.answer
         if of_another:
             found = lookup.again(found, shape)
-        if waited and (found.answer is Answer.HIT or (of_another and found.answer is Answer.MISS)):
-            found = found._replace(answer=Answer.WAIT)
-        self._counters.count(found.answer, 0.0 if found.answer in (Answer.MISS, Answer.ERROR) else found.cost)
+        if waited and (answer is Answer.HIT or (of_another and answer is Answer.MISS)):
+            answer = Answer.WAIT
+        self._counters.count(answer, 0.0 if answer is Answer.MISS or answer is Answer.ERROR else found.cost)
         if found.error is not None:
             raise found.error
-        assert found.loaded is not None
+        loaded = found.loaded
+        assert loaded is not None
         if found.is_kept:
-            self._note(encoded, place, policy, found, age)
-        return found.loaded.value
+            if seen is None or seen.fresh_until != found.fresh_until:
+                self._remember(place, found)
+            if policy.local_ttl:
+                self._hold(encoded, policy, found, age)
+        return loaded.value
 
-    def _note(self, encoded: bytes, place: Place, policy: CachePolicy, found: Answered, age: int) -> None:
-        """Remember of a value that the store holds what makes the next look shorter; hold it, if that is wanted."""
-        seen = self._seen.get(place.key)
-        if seen is None or seen.fresh_until != found.fresh_until:
-            if len(self._seen) >= _REMEMBERED:
-                self._seen.clear()
-            self._seen[place.key] = _Seen(found.fresh_until, found.tags.difference(place.tags))
-        if policy.local_ttl:
-            assert found.loaded is not None
-            ttl = min(seconds(policy.local_ttl), found.fresh_until - self._shared.clock.time())
-            _, plain, packed = found.loaded
-            unpack = self._records.unpack
-            self._local.put(encoded, plain, packed, unpack, ttl=ttl, cost=found.cost, tags=found.tags, age=age)
+    def _remember(self, place: Place, found: Answered) -> None:
+        """Of a value that the store holds, what makes the next look shorter."""
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.clear()
+        self._seen[place.key] = _Seen(found.fresh_until, frozenset(found.tags).difference(place.tags))
+
+    def _hold(self, encoded: bytes, policy: CachePolicy, found: Answered, age: int) -> None:
+        """A value that the store holds, for as long as that is wanted."""
+        assert found.loaded is not None
+        ttl = min(seconds(policy.local_ttl), found.fresh_until - self._shared.clock.time())
+        _, plain, packed = found.loaded
+        tags, unpack = frozenset(found.tags), self._records.unpack
+        self._local.put(encoded, plain, packed, unpack, ttl=ttl, cost=found.cost, tags=tags, age=age)
 
     async def _look(self, encoded: list[bytes], shape: Shape) -> list[Any]:
         """What the store holds under each, or None."""
@@ -311,7 +316,7 @@ class Cache:
         return key_bytes(key), ANYTHING if kind is None else _shape(kind)  # type: ignore[arg-type]  # a type can be hashed
 
     def _place(self, encoded: bytes, tags: Sequence[str]) -> Place:
-        key = self._records.key(b"value", self._name, encoded)
+        key = self._value_key(encoded)
         if not tags:
             return Place(key, self._generations)
         return Place(key, [self._generation, *dict.fromkeys(map(self._tag_key, tags))])
@@ -336,6 +341,11 @@ class Cache:
     @functools.cached_property
     def _generations(self) -> list[str]:
         return [self._generation]
+
+    @functools.cached_property
+    def _value_key(self) -> Callable[[bytes], str]:
+        """The last ones are remembered: a hash and its text take 4 us."""
+        return functools.lru_cache(_REMEMBERED)(lambda encoded: self._records.key(b"value", self._name, encoded))
 
     @functools.cached_property
     def _tag_key(self) -> Callable[[str], str]:

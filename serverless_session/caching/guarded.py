@@ -69,7 +69,7 @@ class GuardedStore:
         with within(PATIENCE):
             outcomes = await self._records.perform(*operations)
         for outcome in outcomes:
-            if isinstance(outcome, Failed):
+            if type(outcome) is Failed:
                 self._note(store, outcome.error, in_a_hurry=in_a_hurry)
         return outcomes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -58,7 +58,7 @@ class Answered(NamedTuple):
     error: Exception | None = None
     is_kept: bool = False
     fresh_until: float = 0.0
-    tags: frozenset[str] = frozenset()
+    tags: Collection[str] = ()
     for_all: bool = True
 
 
@@ -69,7 +69,7 @@ class Wanted(NamedTuple):
     """
 
     place: Place
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     compute: Callable[[CacheContext], Awaitable[Any]]
     policy: CachePolicy
     shape: Shape
@@ -144,7 +144,7 @@ class Lookup:
             loaded = Loaded(plain if shape is ANYTHING else shape.load(plain), plain, fresh.packed)
         except Unfit:
             return False
-        return Answered(Answer.HIT, fresh.cost, loaded, None, True, fresh.fresh_until, frozenset(place.tags))
+        return Answered(Answer.HIT, fresh.cost, loaded, None, True, fresh.fresh_until, place.tags)
 
     def loader(self, shape: Shape, policy: CachePolicy | None) -> leases.Load:
         """What makes of packed bytes what is shown."""
@@ -204,7 +204,7 @@ class Lookup:
             answer = Answer.MISS if lease is not None else Answer.ERROR
             return Answered(answer, cost, loaded, for_all=context.store)
         ends, stamps = kept
-        return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, frozenset(stamps))
+        return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, stamps)
 
     async def _computed(self, wanted: Wanted, context: CacheContext, entry: Entry | None) -> Any:
         token = computing.set(computing.get() | {wanted.place.key})
@@ -294,7 +294,7 @@ def answered(entry: Entry) -> Answered:
     answer = fresh if entry.freshness is Freshness.FRESH else Answer.STALE
     if entry.is_error:
         return Answered(answer, entry.cost, error=entry.value)
-    return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, frozenset(entry.stamps))
+    return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, entry.stamps)
 
 
 def _of(lease: Lease, keys: Any) -> dict[str, bytes]:
