@@ -71,6 +71,8 @@ class GuardedStore:
         for outcome in outcomes:
             if type(outcome) is Failed:
                 self._note(store, outcome.error, in_a_hurry=in_a_hurry)
+        if breaker is not None and breaker.is_closed:
+            breaker.succeeded()
         return outcomes
 
     def _note(self, store: Store, error: Exception, *, in_a_hurry: bool) -> None:
