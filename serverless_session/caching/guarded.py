@@ -45,7 +45,7 @@ class GuardedStore:
             asked = next(steps)
             while True:
                 if isinstance(asked, Ask):
-                    outcomes = await self._ask(asked.operations)
+                    outcomes = await self.ask(asked.operations)
                 else:
                     await asyncio.sleep(asked.seconds)
                     outcomes = ()
@@ -58,7 +58,8 @@ class GuardedStore:
         """Do what rules ask for, whatever the breaker says. Raises `StoreError` if it was not done."""
         return await surely(make, self._records.perform, self._shared.clock)
 
-    async def _ask(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def ask(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """One call of the store; where it fails or rests, each outcome says so."""
         store = self._shared.store
         breaker = self._breakers.get(store)
         if breaker is not None and not breaker.is_closed:
@@ -68,8 +69,10 @@ class GuardedStore:
         with within(PATIENCE):
             outcomes = await self._records.perform(*operations)
         for outcome in outcomes:
-            if isinstance(outcome, Failed):
+            if type(outcome) is Failed:
                 self._note(store, outcome.error, in_a_hurry=in_a_hurry)
+        if breaker is not None and breaker.is_closed:
+            breaker.succeeded()
         return outcomes
 
     def _note(self, store: Store, error: Exception, *, in_a_hurry: bool) -> None:

@@ -26,9 +26,9 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from serverless_session.errors import DamagedValue, StoreUnavailable
+from serverless_session.errors import DamagedValue, StoreError, StoreUnavailable
 from serverless_session.records import tags as tags_
-from serverless_session.records.records import Kept
+from serverless_session.records.records import MARK, Kept
 from serverless_session.records.steps import Ask, Pause, Steps, all_done
 from serverless_session.records.tags import STAMP_BYTES, Stamps
 from serverless_session.stores.contract import (
@@ -57,9 +57,9 @@ LONGEST_PAUSE: Final = 0.1
 PASSAGE_SECONDS: Final = 10.0
 """How long nobody waits for what was not kept the last time."""
 
-_LEASE: Final = b"1l"
-_PASSAGE: Final = b"1p"
-_TOMBSTONE: Final = b"1t"
+_LEASE: Final = MARK + b"l"
+_PASSAGE: Final = MARK + b"p"
+_TOMBSTONE: Final = MARK + b"t"
 _VALUE: Final = b"1v"
 _ERROR: Final = b"1e"
 
@@ -134,6 +134,8 @@ class Lease(NamedTuple):
     entry: Entry | None = None
     """What may be shown if the computation fails."""
     held: bool = True
+    seconds: float = 0.0
+    """How long it lasts."""
 
     def __repr__(self) -> str:
         return "Lease()"
@@ -159,9 +161,9 @@ class Unfit(Exception):
 class Terms(NamedTuple):
     """`lease`: seconds after which somebody else may compute. `patience`: seconds to wait for another's computation.
 
-    `soft`: seconds after which what may still be shown is shown to who waits. `is_early(entry, now)`: is it this
-    request that computes a fresh value anew before it is stale? `refresh`: compute anew whatever stands there, after
-    whoever computes now.
+    `soft`: seconds after which what may still be shown is shown to who waits. `is_early(entry, now)`: is
+    it this request that computes a fresh value anew before it is stale? `refresh`: compute anew whatever stands there,
+    after whoever computes now.
     """
 
     lease: float
@@ -197,18 +199,19 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
             return _unavailable(told.outcomes)
         match told.outcomes[0]:
             case Written():
-                return (yield from _stamped(Lease(place.key, version, stamps), known))
+                lease = Lease(place.key, version, stamps, seconds=terms.lease)
+                return (yield from _stamped(lease, known))
             case Conflict(stands=Missing()):
                 expect = ABSENT
                 continue
             case Conflict(stands=Kept() as kept):
-                kind = kept.value[:2]
+                pass
             case Failed(DamagedValue()) if expect is ABSENT:
                 yield from invalidate([place.key])  # nothing of it is readable, not even what it would have to replace
                 continue
             case _:
                 return _unavailable(told.outcomes)
-        entry = None
+        entry, kind = None, kept.value[:2]
         if kind == _PASSAGE:
             return (yield from _stamped(Lease(place.key, kept.version, stamps, held=False), known))
         if kind != _LEASE:
@@ -228,9 +231,9 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
                 continue
             if entry.freshness is Freshness.FRESH:
                 return entry._replace(waited=waited)
-            lease = yield from _claim_beside(place, terms, entry, stamps, known)
-            if isinstance(lease, Lease | Unavailable):
-                return lease
+            beside = yield from _claim_beside(place, terms, entry, stamps, known)
+            if beside is not None:
+                return beside
             if entry.freshness is Freshness.STALE and not terms.refresh:
                 return entry
         # Somebody computes.
@@ -243,6 +246,38 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
         expect, pause, waited = ABSENT, min(2 * pause, LONGEST_PAUSE), True
 
 
+class Fresh(NamedTuple):
+    """A value that is fresh, packed."""
+
+    packed: bytes
+    fresh_until: float
+    cost: float
+
+    def __repr__(self) -> str:
+        return "Fresh()"
+
+
+def fresh(place: Place, outcomes: Sequence[Outcome], now: float) -> Fresh | None:
+    """What was found by reading a value that was there before, and its tags: the short way of `find`.
+
+    None: it is not so simple. A read takes half of what a claim does, and most looks end here.
+    """
+    kept = outcomes[0]
+    if not isinstance(kept, Kept) or kept.value[:2] != _VALUE:
+        return None
+    body = kept.value
+    _, fresh_until, _, _, cost, number = _HEAD.unpack_from(body)
+    if now >= fresh_until or number != len(place.tags):
+        return None
+    at = _HEAD.size
+    for tag, outcome in zip(place.tags, outcomes[1:], strict=True):
+        ends = at + _TAG_CHARACTERS + STAMP_BYTES
+        if not isinstance(outcome, Kept) or body[at:ends] != tag[-_TAG_CHARACTERS:].encode() + tags_.stamp_of(outcome):
+            return None
+        at = ends
+    return Fresh(body[at:], fresh_until, cost)
+
+
 def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry | None]]:
     """What stands under each of the keys and is fresh or stale. Raises what the store says if it could not tell."""
     told = yield Ask([*map(Read, keys), Read(generation)])
@@ -252,7 +287,7 @@ def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry |
         for key, outcome in zip(keys, told.outcomes[:-1], strict=True)
     ]
     for outcome in told.outcomes:
-        if isinstance(outcome, Failed) and not isinstance(outcome.error, DamagedValue):
+        if isinstance(outcome, Failed) and isinstance(outcome.error, StoreError):
             raise outcome.error
     stamps = stamps or {}
     late = list({tag for entry in entries if entry is not None for tag in entry.stamps if tag != generation})
@@ -281,6 +316,16 @@ def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[
     return isinstance(told.outcomes[0], Written)
 
 
+def renew(lease: Lease) -> Steps[Lease | None]:
+    """The lease, as long again; None: somebody else has taken over, or it was invalidated."""
+    key, expect = lease.beside if lease.beside is not None else (lease.key, lease.expect)
+    version = new_version()
+    told = yield Ask([Write(key, _LEASE, ttl=lease.seconds, version=version, expect=expect)])
+    if not isinstance(told.outcomes[0], Written):
+        return None
+    return lease._replace(expect=version) if lease.beside is None else lease._replace(beside=(key, version))
+
+
 def give_back(lease: Lease) -> Steps[None]:
     """Let somebody else compute: it failed here, or the result must not be kept."""
     if lease.beside is not None:
@@ -300,9 +345,8 @@ def pass_by(lease: Lease) -> Steps[None]:
 
 def put(place: Place, computed: Computed, now: float) -> Steps[None]:
     """Keep a value whatever stands there, and whoever computes. Raises what the store says if it was not done."""
-    stamps = yield from tags_.made(
-        place.tags, tags_.read(place.tags, (yield Ask(list(map(Read, place.tags)))).outcomes) or {}
-    )
+    read = all_done((yield Ask(list(map(Read, place.tags)))))
+    stamps = yield from tags_.made(place.tags, tags_.read(place.tags, read) or {})
     if stamps is None:
         raise StoreUnavailable("the stamps of a value's tags could not be made")
     expect: Expected = ABSENT
@@ -349,7 +393,7 @@ def _claim_beside(
     told = yield Ask([claim])
     match told.outcomes[0]:
         case Written():
-            lease = Lease(place.key, entry.version, stamps, (place.beside, version), entry)
+            lease = Lease(place.key, entry.version, stamps, (place.beside, version), entry, seconds=terms.lease)
             return (yield from _stamped(lease, known))
         case Conflict():
             return None

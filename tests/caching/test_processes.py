@@ -110,6 +110,7 @@ async def shared(server: Server) -> AsyncIterator[SharedState]:
     await shared.aclose()
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("late", [False, True])
 async def test_evicting_stamps_under_load_makes_nothing_stale_valid(shared: SharedState, late: bool) -> None:
     """THREATS 10: the stamps alone are thrown out while readers read and the source changes."""

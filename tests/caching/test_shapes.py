@@ -91,7 +91,7 @@ NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
         (dict, {"a": 1}),
         (list[int], [1, 2]),
         (Sequence[int], [1, 2]),
-        (set[str], {"a", "b"}),
+        (set[str], {"a"}),
         (frozenset[int], frozenset({1})),
         (tuple[int, str], (1, "a")),
         (tuple[int, ...], (1, 2, 3)),
@@ -135,7 +135,8 @@ def test_a_value_comes_back_equal_and_of_its_type(annotation: Any, value: Any) -
 
 
 class Plain:
-    pass
+    def __repr__(self) -> str:
+        return "Plain()"
 
 
 class Excluding(pydantic.BaseModel):

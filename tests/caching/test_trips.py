@@ -41,6 +41,7 @@ async def wire(request: pytest.FixtureRequest) -> AsyncIterator[TripCounter]:
         yield wire
 
 
+@pytest.mark.usefixtures("patient")
 async def test_trips_on_the_wire(wire: TripCounter) -> None:
     shared = SharedState(wire.url, secret_key=SECRET)
     cache = Cache(shared, policy=CachePolicy(ttl=60, early_refresh=0), name=wire.url)
