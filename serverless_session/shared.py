@@ -47,8 +47,8 @@ class Holder(Protocol):
         """Those with one of these tags (the keys of their stamps) were invalidated."""
         ...
 
-    def clear(self) -> None:
-        """All of them are of another store."""
+    def forget_all(self) -> None:
+        """The store is another one."""
         ...
 
 
@@ -173,7 +173,7 @@ class SharedState:
 
     def _forget_what_was_held(self) -> None:
         for holder in list(self._holders):
-            holder.clear()
+            holder.forget_all()
 
     async def aclose(self) -> None:
         """Close what the running loop holds open of the store. It opens anew when used again."""

@@ -83,6 +83,6 @@ class Breaker:
             self._rest = min(2 * self._rest, LONGEST_REST)
 
     def gave_up(self, now: float) -> None:
-        """A probe was cut off, which says nothing of the store. Where nothing can run beside the work, a call probes."""
+        """A probe was cut off, which says nothing of the store. Nothing can run beside the work here: a call probes."""
         self._probing_since, self._probes_alone = None, False
         self._probes_at = now

@@ -15,12 +15,19 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from serverless_session.caching.context import CacheContext
-from serverless_session.caching.flights import Flights
+from serverless_session.caching.flights import Flights, Impatient, Shared, alone
 from serverless_session.caching.functions import CacheDecorator, decorated
 from serverless_session.caching.guarded import GuardedStore
 from serverless_session.caching.keys import CallKey, key_bytes
 from serverless_session.caching.local import LocalLevel
-from serverless_session.caching.lookup import Answered, Lookup, Wanted, answered, computing
+from serverless_session.caching.lookup import (
+    PATIENCE_WITH_OTHERS,
+    Answered,
+    Lookup,
+    Wanted,
+    answered,
+    is_computing,
+)
 from serverless_session.caching.policy import CachePolicy
 from serverless_session.caching.shapes import ANYTHING, Shape, shape_of
 from serverless_session.caching.signatures import KeyPaths
@@ -78,8 +85,8 @@ class Cache:
         self._policy = _one_policy(ttl, policy, None)
         self._name = name.encode()
         self._local = LocalLevel(local_bytes, wall=lambda: self._shared.clock.time())
-        self._shared.add_holder(self._local)
         self._flights: Flights[Answered] = Flights(lambda answered: answered.for_all)
+        self._shared.add_holder(self)
         self._counters = Counters()
         self._seen: dict[str, _Seen] = {}
 
@@ -200,7 +207,6 @@ class Cache:
             await self._store.surely(lambda: leases.put(place, computed, now))
         finally:
             self._shared.drop_held(place.key)
-            self._seen.pop(place.key, None)
 
     async def invalidate(self, *keys: Hashable) -> None:
         """Nobody who asks from now on gets what is kept under these keys. Raises `StoreError` if it was not done."""
@@ -211,8 +217,6 @@ class Cache:
             await self._store.surely(lambda: leases.invalidate(stored))
         finally:
             self._shared.drop_held(*stored)
-            for key_ in stored:
-                self._seen.pop(key_, None)
 
     async def invalidate_tags(self, *tags: str, stale: bool = False) -> None:
         """As `SharedState.invalidate_tags`."""
@@ -225,6 +229,26 @@ class Cache:
         finally:
             self._shared.drop_held(tags=frozenset(self._generations))
 
+    # --- for its SharedState: what changes in this process ------------------------------------------------------------
+
+    def drop(self, *keys: str) -> None:
+        """What stands under these keys of the store was changed: nothing of before is held, or waited for."""
+        self._local.drop(*keys)
+        for key in keys:
+            self._seen.pop(key, None)
+            self._flights.let_go((key, False), (key, True))
+
+    def drop_tags(self, tags: frozenset[str]) -> None:
+        """What has one of these tags was invalidated."""
+        self._local.drop_tags(tags)
+        self._flights.let_go()
+
+    def forget_all(self) -> None:
+        """The store is another one."""
+        self._local.clear()
+        self._seen.clear()
+        self._flights.let_go()
+
     # --- inside, and for functions ------------------------------------------------------------------------------------
 
     def _held(self, encoded: bytes, shape: Shape, policy: CachePolicy) -> tuple[Any] | None:
@@ -234,8 +258,12 @@ class Cache:
         local = self._local.get(self._value_key(encoded))
         if local is None:
             return None
+        try:
+            value = local.value if shape is ANYTHING else shape.load(local.value)
+        except Unfit:  # it is of another type than is asked for now
+            return None
         self._counters.count(Answer.LOCAL, local.cost)
-        return (local.value if shape is ANYTHING else shape.load(local.value),)
+        return (value,)
 
     async def _answer(
         self,
@@ -247,21 +275,20 @@ class Cache:
         *,
         takes_context: bool = False,
         refresh: bool = False,
+        may_wait: bool = True,
     ) -> Any:
         place = self._place(encoded, tags)
-        if place.key in computing.get():
+        if is_computing(place.key):
             return await compute(CacheContext(tags))
         age, seen, known, expects = self._local.age, self._seen.get(place.key), place, False
         if seen is not None:
             expects = self._shared.clock.time() < seen.fresh_until
             if seen.late:
                 known = place._replace(tags=[*place.tags, *seen.late])
-        wanted = Wanted(known, place.tags, compute, policy, shape, tags, takes_context, refresh, expects)
-        lookup = self._lookup
-        found, of_another, waited = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
+        patience = PATIENCE_WITH_OTHERS if may_wait else 0.0
+        wanted = Wanted(known, place.tags, compute, policy, shape, tags, takes_context, refresh, expects, patience)
+        found, of_another, waited = await self._shared_look(wanted, shape)
         answer = found.answer
-        if of_another:
-            found = lookup.again(found, shape)
         if waited and (answer is Answer.HIT or (of_another and answer is Answer.MISS)):
             answer = Answer.WAIT
         self._counters.count(answer, 0.0 if answer is Answer.MISS or answer is Answer.ERROR else found.cost)
@@ -270,17 +297,37 @@ class Cache:
         loaded = found.loaded
         assert loaded is not None
         if found.is_kept:
+            if refresh:  # nothing that was asked for before may come after it
+                self._shared.drop_held(place.key)
+                age = self._local.age
             if seen is None or seen.fresh_until != found.fresh_until:
                 self._remember(place, found)
             if policy.local_ttl:
                 self._hold(place.key, policy, found, age)
         return loaded.value
 
+    async def _shared_look(self, wanted: Wanted, shape: Shape) -> Shared[Answered]:
+        """Looked up, together with others who ask at the same time."""
+        lookup, key = self._lookup, wanted.place.key
+        if lookup.is_unkept(key):
+            return Shared(await alone(lookup.look(wanted)), False, False)
+        try:
+            shared = await self._flights.share(
+                (key, wanted.refresh), lambda: lookup.look(wanted), patience=wanted.patience
+            )
+            if not shared.of_another:
+                return shared
+            with contextlib.suppress(Unfit):  # it was looked up as another type
+                return shared._replace(outcome=lookup.again(shared.outcome, shape))
+        except Impatient:
+            wanted = wanted._replace(patience=0.0)
+        return Shared(await alone(lookup.look(wanted)), False, True)
+
     def _remember(self, place: Place, found: Answered) -> None:
         """Of a value that the store holds, what makes the next look shorter."""
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
-        self._seen[place.key] = _Seen(found.fresh_until, frozenset(found.tags).difference(place.tags))
+        self._seen[place.key] = _Seen(found.fresh_until, tuple([tag for tag in found.tags if tag not in place.tags]))
 
     def _hold(self, key: str, policy: CachePolicy, found: Answered, age: int) -> None:
         """A value that the store holds, for as long as that is wanted."""
@@ -367,7 +414,7 @@ class _Seen(NamedTuple):
     """What this process saw in the store: until when it is fresh, and the tags that only the value knows."""
 
     fresh_until: float
-    late: frozenset[str]
+    late: tuple[str, ...]
 
 
 def _texts(tags: Sequence[str]) -> tuple[str, ...]:

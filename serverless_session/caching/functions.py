@@ -23,6 +23,7 @@ from serverless_session.events import tell
 
 if TYPE_CHECKING:
     from serverless_session.caching.cache import Cache
+    from serverless_session.caching.requests import Watch
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -98,6 +99,18 @@ class CacheDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> CachedSync[P, R]: ...
 
 
+class UnknownName(ConfigurationError):
+    """An annotation names what is not there, or not yet."""
+
+    def __init__(self, function: str, name: object) -> None:
+        super().__init__(
+            "cannot-key",
+            f"an annotation of {function}, which is cached, names {name}, which is not there",
+            looked_at="its annotations, in its module",
+            mend=f"import {name} where the program runs, not under `if TYPE_CHECKING:`; local types into the module",
+        )
+
+
 def decorated(
     cache: Cache,
     function: Callable[..., Any],
@@ -116,6 +129,13 @@ def decorated(
             "only functions that return their value can be cached, and no generators or other objects",
             looked_at="what is decorated",
             mend="an `async def` or `def` that returns a list in place of a generator",
+        )
+    if inspect.iscoroutinefunction(inspect.unwrap(function)) and not inspect.iscoroutinefunction(function):
+        raise ConfigurationError(
+            "cannot-cache",
+            f"{function.__qualname__}() is not async and wraps a function that is, so its value is a coroutine",
+            looked_at="what is decorated",
+            mend="@cache.cached below the other decorator, or an `async def` in that",
         )
     calls = _Calls(cache, function, policy, tags, key)
     if not calls.is_async and (policy.soft_timeout or policy.hard_timeout):
@@ -143,12 +163,15 @@ class _Calls:
         self._policy = policy
         self._given = tags, key
         self._has_warned = False
-        with contextlib.suppress(NameError):
+        with contextlib.suppress(UnknownName):
             _ = self.signature, self.shape
 
     @functools.cached_property
     def signature(self) -> CallSignature:
-        return CallSignature(self.function, *self._given)
+        try:
+            return CallSignature(self.function, *self._given)
+        except NameError as error:
+            raise UnknownName(f"{self.function.__qualname__}()", error.name) from None
 
     @functools.cached_property
     def shape(self) -> Shape:
@@ -177,13 +200,13 @@ class _Calls:
         encoded = self.signature.key(args, kwargs)
         if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
             return local[0]
-        self._warn_on_a_loop()
+        on_a_loop = self._warn_on_a_loop()  # whoever else computes may need that loop
 
         def make(here: blocking.Here[Any]) -> Coroutine[Any, Any, Any]:
-            async def compute(context: CacheContext) -> Any:
-                return await self._watched(context, args, kwargs, here(lambda: self._call(context, args, kwargs)))
+            def compute(context: CacheContext) -> Awaitable[Any]:
+                return here(lambda: self._call_here(context, args, kwargs))
 
-            return self._wanted(encoded, compute, args, kwargs, refresh=refresh)
+            return self._wanted(encoded, compute, args, kwargs, refresh=refresh, may_wait=not on_a_loop)
 
         return blocking.run(make)
 
@@ -249,6 +272,7 @@ class _Calls:
         kwargs: dict[str, Any],
         *,
         refresh: bool,
+        may_wait: bool = True,
     ) -> Coroutine[Any, Any, Any]:
         signature = self.signature
         return self._cache._answer(
@@ -259,33 +283,42 @@ class _Calls:
             signature.tags(args, kwargs),
             takes_context=signature.takes_context,
             refresh=refresh,
+            may_wait=may_wait,
         )
 
     def _computation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[CacheContext], Awaitable[Any]]:
-        return lambda context: self._watched(context, args, kwargs, self._call(context, args, kwargs))
+        if not self.signature.is_open:
+            return lambda context: self._call(context, args, kwargs)
+
+        async def compute(context: CacheContext) -> Any:
+            watch = _watch()
+            try:
+                return await self._call(context, *_watched(watch, args, kwargs))
+            finally:
+                self._settle(watch, context)
+
+        return compute
 
     def _in_a_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[CacheContext], Awaitable[Any]]:
         from anyio import to_thread
 
-        async def compute(context: CacheContext) -> Any:
-            called = to_thread.run_sync(lambda: self._call(context, args, kwargs))
-            return await self._watched(context, args, kwargs, called)
+        return lambda context: to_thread.run_sync(lambda: self._call_here(context, args, kwargs))
 
-        return compute
+    def _call_here(self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What is not async, in the thread that we are in."""
+        if not self.signature.is_open:
+            return self._call(context, args, kwargs)
+        watch = _watch()
+        try:
+            return self._call(context, *_watched(watch, args, kwargs))
+        finally:
+            self._settle(watch, context)
 
-    async def _watched(
-        self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any], called: Awaitable[Any]
-    ) -> Any:
-        """What was called returns; if it has read a session on the way, it is that visitor's, and not kept."""
-        sessions = self.signature.sessions(args, kwargs)
-        if not sessions:
-            return await called
-        with _Watched(sessions) as watched:
-            value = await called
-        if watched.were_read:
+    def _settle(self, watch: Watch, context: CacheContext) -> None:
+        """What was computed from a request is one visitor's, and not kept."""
+        if watch.was_read:
             context.store = False
-            tell("cache.session_was_read", {"function": f"{self.function.__qualname__}()"})
-        return value
+            tell("cache.request_was_read", {"function": f"{self.function.__qualname__}()"})
 
     def _call(self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.signature.takes_context:
@@ -293,37 +326,22 @@ class _Calls:
         at = 1 if self.is_method else 0
         return self.function(*args[:at], context, *args[at:], **kwargs)
 
-    def _warn_on_a_loop(self) -> None:
-        if not self._has_warned and blocking.is_on_a_loop():
+    def _warn_on_a_loop(self) -> bool:
+        on_a_loop = blocking.is_on_a_loop()
+        if on_a_loop and not self._has_warned:
             self._has_warned = True
             tell("cache.blocks_the_loop", {"function": self.function.__qualname__})
+        return on_a_loop
 
 
-class _Watched:
-    """Sessions of requests, while something is computed that they must say nothing of. `were_read`: did they?
+def _watch() -> Watch:
+    from serverless_session.caching.requests import Watch  # whoever is given a request has Starlette
 
-    One that does not tell (`accessed`, as Starlette's and ours do) counts as read, unless there is nothing in it.
-    """
+    return Watch()
 
-    def __init__(self, sessions: Sequence[Any]) -> None:
-        self._sessions = sessions
-        self._before: list[bool] = []
-        self.were_read = False
 
-    def __enter__(self) -> _Watched:
-        for session in self._sessions:
-            self._before.append(bool(getattr(session, "accessed", True)))
-            if hasattr(session, "accessed"):
-                session.accessed = False
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        for session, before in zip(self._sessions, self._before, strict=True):
-            if hasattr(session, "accessed"):
-                self.were_read = self.were_read or session.accessed
-                session.accessed = before or session.accessed
-            else:
-                self.were_read = self.were_read or len(session) > 0
+def _watched(watch: Watch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(map(watch.over, args)), {name: watch.over(value) for name, value in kwargs.items()}
 
 
 class _Method:

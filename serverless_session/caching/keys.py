@@ -53,6 +53,8 @@ def key_bytes(value: object) -> bytes:
     if kind is CallKey:
         encoded: bytes = value.encoded  # type: ignore[attr-defined]  # it begins with a length, and no other key does
         return encoded
+    if isinstance(value, type):
+        return b"T" + length_prefixed(_name(value))
     if isinstance(value, enum.Enum):
         return b"E" + length_prefixed(_name(kind), key_bytes(value.value))
     if dataclasses.is_dataclass(value):

@@ -21,7 +21,7 @@ from serverless_session.records import leases, tags
 from serverless_session.records.leases import Computed, Entry, Freshness, Lease, Place, Terms, Unfit
 from serverless_session.records.records import Records
 from serverless_session.shared import SharedState
-from serverless_session.stores.contract import Read
+from serverless_session.stores.contract import Read, new_version
 
 LEASE_SECONDS: Final = 30.0
 LEAST_LEASE_SECONDS: Final = 0.1
@@ -33,8 +33,24 @@ _random: Final = random.SystemRandom().random
 
 _REMEMBERED: Final = 4096
 
-computing: ContextVar[frozenset[str]] = ContextVar("serverless_session_computing", default=frozenset())
-"""The keys whose values are being computed around here: who asks for one of them again would wait for himself."""
+
+class Computing:
+    """A value is being computed. What that has begun may outlive it: then `is_over`."""
+
+    __slots__ = ("is_over", "key")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.is_over = False
+
+
+computing: ContextVar[tuple[Computing, ...]] = ContextVar("serverless_session_computing", default=())
+"""What is being computed around here: who asks for one of them again would wait for himself."""
+
+
+def is_computing(key: str) -> bool:
+    """Does whoever asks for this compute it himself?"""
+    return any(one.key == key and not one.is_over for one in computing.get())
 
 
 class Loaded(NamedTuple):
@@ -83,6 +99,7 @@ class Wanted(NamedTuple):
     takes_context: bool = False
     refresh: bool = False
     expects: bool = False
+    patience: float = PATIENCE_WITH_OTHERS
 
 
 class Lookup:
@@ -97,6 +114,7 @@ class Lookup:
         self._tag_key = tag_key
         self._watch = watch
         self._tried: dict[str, float] = {}
+        self._unkept: dict[str, float] = {}
 
     async def look(self, wanted: Wanted) -> Answered | Rest[Answered]:
         """What is there, or what is to be computed."""
@@ -111,7 +129,7 @@ class Lookup:
         soft = None if policy.soft_timeout is None else seconds(policy.soft_timeout)
         terms = Terms(
             lease=max(min(longest, time_left(longest)), LEAST_LEASE_SECONDS),
-            patience=PATIENCE_WITH_OTHERS,
+            patience=wanted.patience,
             soft=soft,
             is_early=lambda entry, now: (
                 early or self._is_early(wanted.place.key, policy, entry.ends.fresh, entry.cost, now)
@@ -125,7 +143,9 @@ class Lookup:
         lease = found if isinstance(found, Lease) else None
         entry = lease.entry if lease is not None else None
         if entry is None:
-            unkept = lease is not None and not lease.held and lease.entry is None
+            unkept = lease is not None and not lease.held and lease.is_passage
+            if unkept:
+                self.note_unkept(wanted.place.key)
             return Rest(lambda: self._compute(wanted, lease), alone=unkept)
         return Rest(
             lambda: self._compute(wanted, lease),
@@ -171,103 +191,141 @@ class Lookup:
         plain = self._records.unpack(found.loaded.packed)
         return found._replace(loaded=found.loaded._replace(value=shape.load(plain), plain=plain))
 
+    def note_unkept(self, key: str) -> None:
+        """Whoever asks for it in the next seconds computes for himself, and waits for nobody."""
+        if len(self._unkept) >= _REMEMBERED:
+            self._unkept.clear()
+        self._unkept[key] = monotonic() + leases.PASSAGE_SECONDS
+
+    def is_unkept(self, key: str) -> bool:
+        until = self._unkept.get(key)
+        return until is not None and monotonic() < until
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _compute(self, wanted: Wanted, lease: Lease | None) -> Answered:
         entry = lease.entry if lease is not None and lease.entry is not None and not lease.entry.is_error else None
-        context = CacheContext(wanted.tags, None if entry is None else entry.value.value, has_stale=entry is not None)
-        began = monotonic()
-        renewed = _Renewed(self._store, lease) if lease is not None else None
+        load = self.loader(wanted.shape, wanted.policy)
+        # The computation may change its own, which is nobody's but the one's to whom it is given.
+        stale = None if entry is None else load(entry.value.packed, False).value
+        context = CacheContext(wanted.tags, stale, has_stale=entry is not None)
+        began, renewed = monotonic(), None if lease is None else _Renewed(self._store, lease)
+        watch, is_old = None, False
         try:
-            watch = None
             if lease is not None and wanted.takes_context:
                 watch = await self._store.carry_out(tags.watched(self._watch))
-            value = await self._computed(wanted, context, entry)
-            if renewed is not None:
-                lease = await renewed.stop()
+            try:
+                value = await self._computed(wanted, context)
+            except NotModified:
+                if entry is None:
+                    raise RuntimeError("NotModified was raised, and nothing is stale: ask context.has_stale") from None
+                value, is_old = load(entry.value.packed, False).value, True
             cost = monotonic() - began
             plain = wanted.shape.dump(value)
             packed = self._records.pack(plain)
-            kept = await self._keep(wanted, context, lease, packed, cost, watch, is_none=value is None)
+            lease = lease if renewed is None else await renewed.stop()
+            is_none = value is None and context.ttl is None
+            ends = self._ends(wanted.policy, context, is_none=is_none)
+            computed = Computed(packed, ends, cost)
+            kept = await self._keep(wanted, context, lease, computed, watch, entry if is_old else None)
         except Exception as error:
-            if lease is None or renewed is None:
-                raise
-            lease = await renewed.stop()
-            negative = None if isinstance(error, ValueNotSerializable) else self._negative(wanted.policy, error)
-            if negative is not None:
-                computed = Computed(negative[0], negative[1], monotonic() - began, is_error=True)
-                now = self._shared.clock.time()
-                await self._store.carry_out(leases.keep(lease, computed, _of(lease, wanted.keys), now))
-            else:
-                await self._store.carry_out(leases.give_back(lease))
+            lease = lease if renewed is None else await renewed.stop()
+            if lease is not None:
+                await self._give_up(wanted, context, lease, error, monotonic() - began, watch)
             if entry is not None and not isinstance(error, ValueNotSerializable) and self._may_be_shown(entry):
                 return answered(entry._replace(freshness=Freshness.LAST_RESORT))
-            raise
+            if context.store:
+                raise
+            return Answered(Answer.MISS, monotonic() - began, error=error, for_all=False)
         except BaseException:
             if renewed is not None:
                 await self._store.carry_out(leases.give_back(await renewed.stop()))
             raise
         loaded = Loaded(value, plain, packed)
+        answer = Answer.MISS if lease is not None else Answer.ERROR
         if kept is None:
-            answer = Answer.MISS if lease is not None else Answer.ERROR
             return Answered(answer, cost, loaded, for_all=context.store)
-        ends, stamps = kept
-        return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, stamps)
+        return Answered(answer, cost, loaded, None, True, ends.fresh, kept)
 
-    async def _computed(self, wanted: Wanted, context: CacheContext, entry: Entry | None) -> Any:
-        token = computing.set(computing.get() | {wanted.place.key})
+    async def _computed(self, wanted: Wanted, context: CacheContext) -> Any:
         hard = wanted.policy.hard_timeout
-        limit = asyncio.timeout(None if hard is None else seconds(hard))
+        limit, here = asyncio.timeout(None if hard is None else seconds(hard)), Computing(wanted.place.key)
+        token = computing.set((*computing.get(), here))
         try:
             async with limit:
                 return await wanted.compute(context)
-        except NotModified:
-            if entry is None:
-                raise RuntimeError(
-                    "NotModified was raised, and there is no stale value: ask context.has_stale"
-                ) from None
-            return entry.value.value
         except TimeoutError:
             if limit.expired():
                 assert hard is not None
                 raise ComputationTimeout(seconds(hard)) from None
             raise
         finally:
+            here.is_over = True
             computing.reset(token)
+
+    def _ends(self, policy: CachePolicy, context: CacheContext, *, is_none: bool) -> leases.Ends:
+        now = self._shared.clock.time()
+        negative = policy.negative_ends(now) if is_none else None
+        ttl = None if context.ttl is None else _checked_ttl(context.ttl)
+        return negative or policy.ends(now, _random(), ttl=ttl)
 
     async def _keep(
         self,
         wanted: Wanted,
         context: CacheContext,
         lease: Lease | None,
-        packed: bytes,
-        cost: float,
+        computed: Computed,
         watch: bytes | None,
-        *,
-        is_none: bool,
-    ) -> tuple[leases.Ends, dict[str, bytes]] | None:
-        """Its ends and stamps, if it was kept."""
+        again: Entry | None = None,
+    ) -> dict[str, bytes] | None:
+        """The stamps of its tags, if it was kept. `again`: what is kept for longer, with the tags that it had."""
         if lease is None:
             return None
         if not context.store:
             await self._store.carry_out(leases.pass_by(lease))
             return None
-        stamps: dict[str, bytes] | None = _of(lease, wanted.keys)
-        if tuple(context.tags) != wanted.tags:
-            if not all(isinstance(tag, str) for tag in context.tags):
-                raise TypeError("the tags of a CacheContext are texts")
-            late = [self._tag_key(tag) for tag in context.tags]
-            found = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
-            stamps = None if found is None or stamps is None else stamps | {tag: found[tag] for tag in late}
+        stamps = await self._stamps(wanted, context, lease, watch)
         if stamps is None:
             await self._store.carry_out(leases.give_back(lease))
             return None
-        now = self._shared.clock.time()
-        negative = wanted.policy.negative_ends(now) if is_none and context.ttl is None else None
-        ttl = None if context.ttl is None else _checked_ttl(context.ttl)
-        ends = negative or wanted.policy.ends(now, _random(), ttl=ttl)
-        kept = await self._store.carry_out(leases.keep(lease, Computed(packed, ends, cost), stamps, now))
-        return (ends, stamps) if kept else None
+        if again is not None:
+            stamps = {tag: lease.stamps[tag] for tag in again.stamps} | stamps
+        kept = await self._store.carry_out(leases.keep(lease, computed, stamps, self._shared.clock.time()))
+        return stamps if kept else None
+
+    async def _stamps(
+        self, wanted: Wanted, context: CacheContext, lease: Lease, watch: bytes | None
+    ) -> dict[str, bytes] | None:
+        """Those of all tags, from before the computation; None: nobody knows."""
+        stamps = {tag: lease.stamps[tag] for tag in wanted.keys}
+        if tuple(context.tags) == wanted.tags:
+            return stamps
+        if not all(isinstance(tag, str) for tag in context.tags):
+            raise TypeError("the tags of a CacheContext are texts")
+        late = [self._tag_key(tag) for tag in context.tags]
+        found = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
+        return None if found is None else stamps | {tag: found[tag] for tag in late}
+
+    async def _give_up(
+        self,
+        wanted: Wanted,
+        context: CacheContext,
+        lease: Lease,
+        error: Exception,
+        cost: float,
+        watch: bytes | None,
+    ) -> None:
+        """What was raised is kept, if it is to be; else somebody else may compute."""
+        negative = None
+        if context.store and not isinstance(error, ValueNotSerializable):
+            negative = self._negative(wanted.policy, error)
+        if negative is not None:
+            packed, ends = negative
+            await self._keep(wanted, context, lease, Computed(packed, ends, cost, is_error=True), watch)
+        elif context.store:
+            await self._store.carry_out(leases.give_back(lease))
+        else:
+            await self._store.carry_out(leases.pass_by(lease))
 
     def _negative(self, policy: CachePolicy, error: Exception) -> tuple[bytes, leases.Ends] | None:
         """An exception in bytes, and its ends, if it is one that is kept."""
@@ -304,32 +362,37 @@ class _Renewed:
     def __init__(self, store: GuardedStore, lease: Lease) -> None:
         self._store = store
         self._lease = lease
+        self._version = new_version()
+        self._ends_at = monotonic() + lease.seconds
+        self._is_over = False
         self._renewing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait()
 
     async def stop(self) -> Lease:
         """The lease as it stands now."""
+        self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         if self._renewing is not None:
             await asyncio.wait([self._renewing])
         return self._lease
 
     def _wait(self) -> None:
-        if self._lease.held:
-            self._timer = asyncio.get_running_loop().call_later(self._lease.seconds / 2, self._begin)
+        left = self._ends_at - monotonic()
+        if self._lease.held and not self._is_over and left > 0:
+            self._timer = asyncio.get_running_loop().call_later(left / 2, self._begin)
 
     def _begin(self) -> None:
         self._renewing = asyncio.ensure_future(self._renew())
 
     async def _renew(self) -> None:
-        renewed = await self._store.carry_out(leases.renew(self._lease))
-        if renewed is not None:
-            self._lease = renewed
-            if self._timer is not None:
-                self._wait()
+        asked_at = monotonic()
+        renewed = await self._store.carry_out(leases.renew(self._lease, self._version))
+        if isinstance(renewed, Lease):
+            self._lease, self._version, self._ends_at = renewed, new_version(), asked_at + renewed.seconds
+        if renewed is not False:
+            self._wait()
 
 
 def _checked_ttl(ttl: Duration) -> float:
@@ -346,10 +409,6 @@ def answered(entry: Entry) -> Answered:
     if entry.is_error:
         return Answered(answer, entry.cost, error=entry.value)
     return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, entry.stamps)
-
-
-def _of(lease: Lease, keys: Any) -> dict[str, bytes]:
-    return {tag: lease.stamps[tag] for tag in keys}
 
 
 def _error_of(plain: Any, kinds: tuple[type[Exception], ...]) -> Exception:

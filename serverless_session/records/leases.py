@@ -136,6 +136,8 @@ class Lease(NamedTuple):
     held: bool = True
     seconds: float = 0.0
     """How long it lasts."""
+    is_passage: bool = False
+    """What was computed last was not to be kept."""
 
     def __repr__(self) -> str:
         return "Lease()"
@@ -213,7 +215,8 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
                 return _unavailable(told.outcomes)
         entry, kind = None, kept.value[:2]
         if kind == _PASSAGE:
-            return (yield from _stamped(Lease(place.key, kept.version, stamps, held=False), known))
+            passage = Lease(place.key, kept.version, stamps, held=False, is_passage=True)
+            return (yield from _stamped(passage, known))
         if kind != _LEASE:
             entry = _entry(place, kept, load)
             late = [tag for tag in entry.stamps if tag not in known] if entry is not None else []
@@ -316,13 +319,15 @@ def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[
     return isinstance(told.outcomes[0], Written)
 
 
-def renew(lease: Lease) -> Steps[Lease | None]:
-    """The lease, as long again; None: somebody else has taken over, or it was invalidated."""
+def renew(lease: Lease, version: Version) -> Steps[Lease | bool]:
+    """The lease, as long again, under a new version. True: it is not known whether it was done, so do the same again.
+
+    False: somebody else has taken over, or it was invalidated.
+    """
     key, expect = lease.beside if lease.beside is not None else (lease.key, lease.expect)
-    version = new_version()
     told = yield Ask([Write(key, _LEASE, ttl=lease.seconds, version=version, expect=expect)])
     if not isinstance(told.outcomes[0], Written):
-        return None
+        return isinstance(told.outcomes[0], Failed)
     return lease._replace(expect=version) if lease.beside is None else lease._replace(beside=(key, version))
 
 

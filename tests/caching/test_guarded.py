@@ -7,7 +7,7 @@ import time
 import pytest
 
 from serverless_session import Cache, SharedState
-from serverless_session.caching.breaker import FIRST_REST, LONGEST_REST, Breaker
+from serverless_session.caching.breaker import FIRST_REST, LONGEST_REST, Breaker, Turn
 from serverless_session.caching.guarded import PATIENCE
 from serverless_session.errors import StoreError
 from serverless_session.stores import MemoryStore
@@ -19,13 +19,25 @@ from tests.sessions.apps import SECRET
 
 def test_the_first_failure_opens_it_and_one_caller_probes_at_once() -> None:
     breaker = Breaker()
-    assert breaker.is_closed
-    assert not breaker.takes_probe(0.0)
+    assert breaker.turn(0.0) is Turn.ASK
     breaker.failed(0.0)
-    assert not breaker.is_closed
-    assert [breaker.takes_probe(0.0) for _ in range(3)] == [True, False, False]
+    assert [breaker.turn(0.0) for _ in range(3)] == [Turn.PROBE, Turn.GO_ON, Turn.GO_ON]
     breaker.probed(0.1, answered=True)
-    assert breaker.is_closed
+    assert breaker.turn(0.1) is Turn.ASK
+
+
+def test_a_probe_that_never_ends_is_followed_by_a_call_itself() -> None:
+    """Its loop has ended, or everything was frozen: it says nothing of the store."""
+    breaker = Breaker(patience=2.0)
+    breaker.failed(0.0)
+    assert breaker.turn(0.0) is Turn.PROBE
+    assert [breaker.turn(now) for now in (1.0, 2.1, 2.1)] == [Turn.GO_ON, Turn.ASK, Turn.GO_ON]
+    breaker.failed(2.2)
+    assert [breaker.turn(now) for now in (2.2, 2.3, 3.0, 3.0)] == [Turn.GO_ON, Turn.GO_ON, Turn.ASK, Turn.GO_ON]
+    breaker.succeeded()
+    assert breaker.turn(3.1) is Turn.ASK
+    breaker.failed(3.2)
+    assert breaker.turn(3.2) is Turn.PROBE
 
 
 def test_a_probe_that_fails_doubles_the_time_to_the_next() -> None:
@@ -33,7 +45,7 @@ def test_a_probe_that_fails_doubles_the_time_to_the_next() -> None:
     breaker.failed(now)
     for _ in range(12):
         began = now
-        while not breaker.takes_probe(now):
+        while breaker.turn(now) is not Turn.PROBE:
             now += 0.05
         rests.append(now - began)
         breaker.failed(now)
@@ -94,13 +106,13 @@ def test_a_store_that_is_always_too_slow_is_asked_less_and_less() -> None:
         if breaker.is_closed:
             asked += 1
             breaker.failed(now)
-        elif breaker.takes_probe(now):
+        elif breaker.turn(now) is Turn.PROBE:
             breaker.probed(now, answered=True)
     assert asked < 25
     breaker.probed(now, answered=True)
     breaker.succeeded()
     breaker.failed(now)
-    assert breaker.takes_probe(now)
+    assert breaker.turn(now) is Turn.PROBE
 
 
 async def test_a_value_that_is_too_large_is_shown_and_says_nothing_of_the_store(

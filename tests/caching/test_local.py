@@ -1,5 +1,6 @@
 """The level in this process: what it holds, how it ages, and what it must not show."""
 
+import asyncio
 import datetime as dt
 from typing import Any
 
@@ -9,6 +10,7 @@ from serverless_session import CachePolicy
 from serverless_session.caching.local import ENTRY_BYTES, LocalLevel
 from serverless_session.caching.stats import Answer, watch
 from serverless_session.snapshot import forget_everything
+from serverless_session.stores import Read
 from serverless_session.testing import ManualClock
 from tests.caching.shops import Shop
 
@@ -65,7 +67,7 @@ def test_a_clock_that_is_set_back_empties_it_once() -> None:
 
 
 def test_it_is_bounded_by_bytes_and_the_least_recently_used_leave() -> None:
-    level = Level(capacity_bytes=3 * (ENTRY_BYTES + 20))
+    level = Level(capacity_bytes=3 * (ENTRY_BYTES + 60))
     for key in ("a", "b", "c"):
         level.put(key, "x")
     assert level.holds("a")
@@ -173,6 +175,40 @@ async def test_what_this_process_invalidates_is_gone_from_it_at_once(how: str) -
         case "shared":
             await shop.shared.invalidate_tags("menu")
     assert await shop.ask(policy=LOCAL, tags=["menu"]) == "second"
+
+
+def test_texts_count_with_what_they_take() -> None:
+    level = Level(capacity_bytes=10_000)
+    for number in range(20):
+        level.put(str(number), "x" * 3000)
+    assert len(level.level._held) <= 3
+
+
+async def test_a_value_of_another_type_than_is_asked_for_is_a_miss() -> None:
+    shop = Shop()
+    shop.source.value = 1
+    await shop.ask(policy=LOCAL)
+    shop.source.value = "text"
+    assert await shop.ask(policy=LOCAL, type=str) == "text"
+
+
+async def test_after_a_refresh_nothing_of_before_it_is_held() -> None:
+    shop = Shop()
+
+    @shop.here.cached(policy=LOCAL, key=lambda: "value")
+    async def value() -> Any:
+        return await shop.source()
+
+    value_of = value
+    await value_of()
+    shop.clock.advance(6)  # not held any more
+    shop.faulty.delay(0.03, on=(Read,), times=1)
+    reading = asyncio.ensure_future(value_of())
+    await asyncio.sleep(0.005)
+    shop.source.value = "second"
+    assert await value_of.refresh() == "second"
+    await reading
+    assert await value_of() == "second"
 
 
 async def test_two_caches_of_one_name_hear_of_each_other() -> None:

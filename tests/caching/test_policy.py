@@ -205,6 +205,85 @@ async def test_a_computation_sets_its_own_ttl() -> None:
         assert shop.source.asked == asked
 
 
+async def test_what_is_not_to_be_kept_is_not_though_it_was_raised() -> None:
+    shop = Shop(negative_ttl=5, negative_errors=(LookupError,))
+
+    async def private(context: CacheContext) -> Any:
+        context.store = False
+        shop.source.asked += 1
+        raise LookupError("ada")
+
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            await shop.here.get_or_compute("key", private)
+    assert shop.source.asked == 2
+
+
+async def test_what_was_raised_has_the_tags_that_it_was_given() -> None:
+    shop = Shop(negative_ttl=60, negative_errors=(LookupError,))
+
+    async def closed(context: CacheContext) -> Any:
+        context.tags.append("shop")
+        shop.source.asked += 1
+        raise LookupError("closed")
+
+    for invalidated, asked in (("other", 1), ("shop", 1), ("other", 2)):
+        with pytest.raises(LookupError):
+            await shop.here.get_or_compute("key", closed)
+        assert shop.source.asked == asked
+        await shop.there.invalidate_tags(invalidated)
+
+
+async def test_what_is_kept_for_longer_has_the_tags_that_it_had() -> None:
+    shop = Shop(stale_while_revalidate=60)
+
+    async def careful(context: CacheContext) -> Any:
+        if context.has_stale:
+            raise NotModified
+        context.tags.append("late")
+        return await shop.source()
+
+    for cache in (shop.here, shop.there):
+        assert await cache.get_or_compute("key", careful) == "first"
+        shop.clock.advance(61)
+    await shop.here.invalidate_tags("late")
+    shop.source.value = "second"
+    assert await shop.there.get_or_compute("key", careful) == "second"
+
+
+async def test_the_old_value_that_is_shown_is_not_that_of_the_computation() -> None:
+    shop = Shop(soft_timeout=0.01, stale_if_error=60)
+    shop.source.value = ["tea"]
+
+    async def slow(context: CacheContext) -> Any:
+        if not context.has_stale:
+            return await shop.source()
+        await asyncio.sleep(0.05)
+        raise NotModified
+
+    await shop.here.get_or_compute("key", slow)
+    shop.clock.advance(61)
+    shown = await shop.here.get_or_compute("key", slow)
+    shown.append("of ada")
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+    assert await shop.there.get_or_compute("key", slow) == ["tea"]
+
+
+async def test_a_computation_that_changes_the_old_value_and_fails_has_changed_nothing() -> None:
+    shop = Shop(stale_if_error=60)
+    shop.source.value = ["tea"]
+
+    async def fails(context: CacheContext) -> Any:
+        if not context.has_stale:
+            return await shop.source()
+        context.stale.append("half done")
+        raise RuntimeError
+
+    await shop.here.get_or_compute("key", fails)
+    shop.clock.advance(61)
+    assert await shop.here.get_or_compute("key", fails) == ["tea"]
+
+
 @pytest.mark.parametrize("wrong", [{"ttl": math.inf}, {"ttl": math.nan}, {"ttl": 0}, {"ttl": "5"}, {"tags": [7]}])
 async def test_a_context_that_cannot_be_is_an_error_and_holds_up_nobody(wrong: dict[str, Any]) -> None:
     shop = Shop()
