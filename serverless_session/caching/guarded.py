@@ -27,8 +27,6 @@ _T = TypeVar("_T")
 PATIENCE: Final = 0.05
 """Seconds that one guarded call of the store may take."""
 
-_RESTING: Final = StoreUnavailable("a store that failed a moment ago is not asked")
-
 
 class GuardedStore:
     """The store of `shared`, as caches ask it."""
@@ -64,7 +62,9 @@ class GuardedStore:
         breaker = self._breakers.get(store)
         if breaker is not None and not breaker.is_closed:
             self._probe_if_due(store, breaker)
-            return [Failed(_RESTING) for _ in operations]
+            # Made anew each time: one that is raised again and again keeps every frame that it went through.
+            resting = Failed(StoreUnavailable("a store that failed a moment ago is not asked"))
+            return [resting] * len(operations)
         in_a_hurry = time_left(PATIENCE) < PATIENCE  # what is not answered then, says nothing of the store
         with within(PATIENCE):
             outcomes = await self._records.perform(*operations)
