@@ -86,7 +86,6 @@ class Freshness(Enum):
     FRESH = auto()
     STALE = auto()
     LAST_RESORT = auto()
-    DEAD = auto()
 
 
 class Entry(NamedTuple):
@@ -128,7 +127,7 @@ class Lease(NamedTuple):
     """
 
     key: str
-    expect: Expected
+    expect: Version
     stamps: Stamps
     beside: tuple[str, Version] | None = None
     entry: Entry | None = None
@@ -299,7 +298,8 @@ def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry |
 
 
 def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[bool]:
-    """Keep what was computed under a lease. False: it was invalidated meanwhile, or somebody else was first.
+    """Keep what was computed under a lease. False: it is not kept, because it was
+    invalidated meanwhile, somebody else was first, its ends are over, or the store did not take it.
 
     `stamps`: of all its tags, from before the computation.
     """
@@ -330,8 +330,8 @@ def give_back(lease: Lease) -> Steps[None]:
     """Let somebody else compute: it failed here, or the result must not be kept."""
     if lease.beside is not None:
         yield Ask([Delete(lease.beside[0], expect=lease.beside[1])])
-    elif lease.held and isinstance(lease.expect, bytes):
-        yield Ask([Delete(lease.key, expect=Version(lease.expect))])
+    elif lease.held:
+        yield Ask([Delete(lease.key, expect=lease.expect)])
 
 
 def pass_by(lease: Lease) -> Steps[None]:
@@ -350,8 +350,8 @@ def put(place: Place, computed: Computed, now: float) -> Steps[None]:
     if stamps is None:
         raise StoreUnavailable("the stamps of a value's tags could not be made")
     expect: Expected = ABSENT
+    ttl = max(computed.ends) - now
     while True:
-        ttl = max(computed.ends) - now
         written = Write(place.key, _written(computed, stamps), ttl=ttl, version=new_version(), expect=expect)
         told = yield Ask([written])
         match told.outcomes[0]:

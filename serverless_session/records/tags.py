@@ -53,7 +53,7 @@ def invalidate_tags(tags: Sequence[str], watch: str) -> Steps[None]:
 
 
 def renew(tags: Sequence[str]) -> Steps[None]:
-    """A new stamp for each of these, which are never late."""
+    """A new stamp for each of these. Alone, without the watch, only for those that are never late."""
     all_done((yield Ask([_put(tag, os.urandom(STAMP_BYTES), ANYTHING) for tag in tags])))
 
 
