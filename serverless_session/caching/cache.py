@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from serverless_session.caching.context import CacheContext
 from serverless_session.caching.flights import Flights
-from serverless_session.caching.functions import CacheDecorator, decorated
+from serverless_session.caching.functions import CacheDecorator, Keeper, decorated
 from serverless_session.caching.guarded import GuardedStore
 from serverless_session.caching.keys import CallKey, key_bytes
 from serverless_session.caching.local import LocalLevel
-from serverless_session.caching.lookup import Answered, Lookup, Wanted, answered, computing
+from serverless_session.caching.lookup import Answered, Loaded, Lookup, Wanted, answered, computing
 from serverless_session.caching.policy import CachePolicy
 from serverless_session.caching.shapes import ANYTHING, Shape, shape_of
 from serverless_session.caching.signatures import KeyPaths
@@ -104,10 +104,10 @@ class Cache:
         another, if that is not all of its arguments: a path as `"user.id"`, several, or a function of the same
         arguments. Raises `ConfigurationError` where a value could not be told, kept or restored.
         """
-        chosen = self._chosen(ttl, policy)
+        chosen, keeper = self._chosen(ttl, policy), Keeper(self._held, self._answer, self.invalidate)
 
         def decorate(function: Callable[..., Any]) -> Any:
-            return decorated(self, function, chosen, tags, key)
+            return decorated(keeper, function, chosen, tags, key)
 
         return decorate
 
@@ -225,10 +225,10 @@ class Cache:
         finally:
             self._shared.drop_held(tags=frozenset(self._generations))
 
-    # --- inside, and for functions ------------------------------------------------------------------------------------
+    # --- inside, and of it, for functions: a `Keeper` -----------------------------------------------------------------
 
     def _held(self, encoded: bytes, shape: Shape, policy: CachePolicy) -> tuple[Any] | None:
-        """What this process holds."""
+        """What this process holds, in a tuple, because None is a value."""
         if not policy.local_ttl:
             return None
         local = self._local.get(self._value_key(encoded))
@@ -256,7 +256,17 @@ class Cache:
             expects = self._shared.clock.time() < seen.fresh_until
             if seen.late:
                 known = place._replace(tags=[*place.tags, *seen.late])
-        wanted = Wanted(known, place.tags, compute, policy, shape, tags, takes_context, refresh, expects)
+        wanted = Wanted(
+            known,
+            place.tags,
+            compute,
+            policy,
+            shape,
+            tags=tags,
+            takes_context=takes_context,
+            refresh=refresh,
+            expects=expects,
+        )
         lookup = self._lookup
         found, of_another, waited = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
         answer = found.answer
@@ -290,7 +300,7 @@ class Cache:
         tags, unpack = frozenset(found.tags), self._records.unpack
         self._local.put(key, plain, packed, unpack, ttl=ttl, cost=found.cost, tags=tags, age=age)
 
-    async def _look(self, encoded: list[bytes], shape: Shape) -> list[Any]:
+    async def _look(self, encoded: list[bytes], shape: Shape) -> list[Loaded | None]:
         """What the store holds under each, or None."""
         if not encoded:
             return []
@@ -301,7 +311,7 @@ class Cache:
         except StoreError:
             self._counters.count(Answer.ERROR)
             return [None] * len(encoded)
-        found: list[Any] = []
+        found: list[Loaded | None] = []
         for entry in entries:
             if entry is None or entry.is_error:
                 found.append(None)

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from serverless_session.caching import blocking
 from serverless_session.caching.context import CacheContext
@@ -20,9 +20,6 @@ from serverless_session.caching.shapes import Shape, shape_of
 from serverless_session.caching.signatures import CallSignature, KeyPaths
 from serverless_session.errors import ConfigurationError
 from serverless_session.events import tell
-
-if TYPE_CHECKING:
-    from serverless_session.caching.cache import Cache
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -98,8 +95,32 @@ class CacheDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> CachedSync[P, R]: ...
 
 
+class Answers(Protocol):
+    """What stands under a key, or what `compute` brings where nothing does."""
+
+    async def __call__(
+        self,
+        encoded: bytes,
+        compute: Callable[[CacheContext], Awaitable[Any]],
+        policy: CachePolicy,
+        shape: Shape,
+        tags: tuple[str, ...],
+        *,
+        takes_context: bool = False,
+        refresh: bool = False,
+    ) -> Any: ...
+
+
+class Keeper(NamedTuple):
+    """What functions need of the cache that keeps their values. `held`: what this process holds, or None."""
+
+    held: Callable[[bytes, Shape, CachePolicy], tuple[Any] | None]
+    answer: Answers
+    invalidate: Callable[[CallKey], Awaitable[None]]
+
+
 def decorated(
-    cache: Cache,
+    keeper: Keeper,
     function: Callable[..., Any],
     policy: CachePolicy,
     tags: Sequence[str],
@@ -117,7 +138,7 @@ def decorated(
             looked_at="what is decorated",
             mend="an `async def` or `def` that returns a list in place of a generator",
         )
-    calls = _Calls(cache, function, policy, tags, key)
+    calls = _Calls(keeper, function, policy, tags, key)
     if not calls.is_async and (policy.soft_timeout or policy.hard_timeout):
         raise ConfigurationError(
             "cannot-cancel",
@@ -135,11 +156,16 @@ class _Calls:
     """
 
     def __init__(
-        self, cache: Cache, function: Callable[..., Any], policy: CachePolicy, tags: Sequence[str], key: KeyPaths | None
+        self,
+        keeper: Keeper,
+        function: Callable[..., Any],
+        policy: CachePolicy,
+        tags: Sequence[str],
+        key: KeyPaths | None,
     ) -> None:
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
-        self._cache = cache
+        self._keeper = keeper
         self._policy = policy
         self._given = tags, key
         self._has_warned = False
@@ -168,14 +194,14 @@ class _Calls:
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
         signature = self.signature
         encoded = signature.key(args, kwargs)
-        if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
+        if not refresh and (local := self._keeper.held(encoded, self.shape, self._policy)) is not None:
             return local[0]
         compute = self._computation(args, kwargs) if self.is_async else self._in_a_thread(args, kwargs)
         return await self._wanted(encoded, compute, args, kwargs, refresh=refresh)
 
     def answer_here(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
         encoded = self.signature.key(args, kwargs)
-        if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
+        if not refresh and (local := self._keeper.held(encoded, self.shape, self._policy)) is not None:
             return local[0]
         self._warn_on_a_loop()
 
@@ -188,7 +214,7 @@ class _Calls:
         return blocking.run(make)
 
     async def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        await self._cache.invalidate(self.key(args, kwargs))
+        await self._keeper.invalidate(self.key(args, kwargs))
 
     def invalidate_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._warn_on_a_loop()
@@ -251,7 +277,7 @@ class _Calls:
         refresh: bool,
     ) -> Coroutine[Any, Any, Any]:
         signature = self.signature
-        return self._cache._answer(
+        return self._keeper.answer(
             encoded,
             compute,
             self._policy,

@@ -24,7 +24,11 @@ from serverless_session.shared import SharedState
 from serverless_session.stores.contract import Read
 
 LEASE_SECONDS: Final = 30.0
+"""How long a lease lasts unless it is prolonged, the policy has a `hard_timeout`, or the invocation ends before."""
+
 LEAST_LEASE_SECONDS: Final = 0.1
+"""However little time remains: a ttl is above 0."""
+
 PATIENCE_WITH_OTHERS: Final = 10.0
 """Seconds to wait for another's computation."""
 
@@ -144,7 +148,7 @@ class Lookup:
             loaded = Loaded(plain if shape is ANYTHING else shape.load(plain), plain, fresh.packed)
         except Unfit:
             return False
-        return Answered(Answer.HIT, fresh.cost, loaded, None, True, fresh.fresh_until, place.tags)
+        return Answered(Answer.HIT, fresh.cost, loaded, is_kept=True, fresh_until=fresh.fresh_until, tags=place.tags)
 
     def loader(self, shape: Shape, policy: CachePolicy | None) -> leases.Load:
         """What makes of packed bytes what is shown."""
@@ -206,7 +210,7 @@ class Lookup:
             answer = Answer.MISS if lease is not None else Answer.ERROR
             return Answered(answer, cost, loaded, for_all=context.store)
         ends, stamps = kept
-        return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, stamps)
+        return Answered(Answer.MISS, cost, loaded, is_kept=True, fresh_until=ends.fresh, tags=stamps)
 
     async def _computed(self, wanted: Wanted, context: CacheContext, entry: Entry | None) -> Any:
         token = computing.set(computing.get() | {wanted.place.key})
@@ -339,10 +343,10 @@ def answered(entry: Entry) -> Answered:
     answer = fresh if entry.freshness is Freshness.FRESH else Answer.STALE
     if entry.is_error:
         return Answered(answer, entry.cost, error=entry.value)
-    return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, entry.stamps)
+    return Answered(answer, entry.cost, entry.value, is_kept=True, fresh_until=entry.ends.fresh, tags=entry.stamps)
 
 
-def _of(lease: Lease, keys: Any) -> dict[str, bytes]:
+def _of(lease: Lease, keys: Sequence[str]) -> dict[str, bytes]:
     return {tag: lease.stamps[tag] for tag in keys}
 
 
