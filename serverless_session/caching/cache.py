@@ -145,7 +145,8 @@ class Cache:
     ) -> Any:
         """The value under `key`, computed by `compute()`, or `compute(context)`, where there is none.
 
-        One of all who ask for it at once computes. None is a value. `type`: what is restored; else plain types. Raises
+        One of all who ask for it at once computes; where the store fails, each process for itself. None is a value.
+        `ttl`, `policy`: as for `cached`. `tags`: what it belongs to. `type`: what is restored; else plain types. Raises
         what `compute` raises, `TypeError` for a key that cannot be one, and `ValueNotSerializable` for a value that
         would not come back as it is.
         """
@@ -189,7 +190,11 @@ class Cache:
         return values
 
     async def set(self, key: Hashable, value: object, *, ttl: Duration | None = None, tags: Sequence[str] = ()) -> None:
-        """Keep a value whatever is kept there. Raises `StoreError` if it was not done."""
+        """Keep a value whatever is kept there, and whoever computes one meanwhile: his is not kept.
+
+        `ttl`: in the place of that of the cache's policy. `tags`: what it belongs to. Raises `StoreError` if it was not
+        done, `TypeError` for a key that cannot be one, and `ValueNotSerializable` for a value that would not come back.
+        """
         policy = self._chosen(ttl, None)
         encoded, shape = self._encoded(key, None)
         place = self._place(encoded, _texts(tags))
@@ -410,7 +415,7 @@ def _shape(kind: Hashable) -> Shape:
 
 
 def _takes_context(compute: Callable[..., Any]) -> bool:
-    """Has it a parameter to be given, as `CacheContext` is?"""
+    """Must it be given something? That is its `CacheContext`, whatever the parameter is called."""
     code = getattr(compute, "__code__", None)
     if code is not None and not getattr(compute, "__self__", None):
         return bool(code.co_argcount > len(compute.__defaults__ or ()))
