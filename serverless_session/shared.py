@@ -231,6 +231,7 @@ class SharedState:
 
     @functools.cached_property
     def _tag_records(self) -> Records:
+        # The purpose of caches: a value names its tags by the end of their keys, which begin as its own does.
         return self.records("cache", marks=True)
 
     # --- what features and records read -------------------------------------------------------------------------------

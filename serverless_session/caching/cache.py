@@ -16,13 +16,14 @@ from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from serverless_session.caching.context import CacheContext
 from serverless_session.caching.flights import Flights, Impatient, Shared, alone
-from serverless_session.caching.functions import CacheDecorator, decorated
+from serverless_session.caching.functions import CacheDecorator, Keeper, decorated
 from serverless_session.caching.guarded import GuardedStore
 from serverless_session.caching.keys import CallKey, key_bytes
 from serverless_session.caching.local import LocalLevel
 from serverless_session.caching.lookup import (
     PATIENCE_WITH_OTHERS,
     Answered,
+    Loaded,
     Lookup,
     Wanted,
     answered,
@@ -83,9 +84,18 @@ class Cache:
             shared = SharedState(store, secret_key=secret_key)
         self._shared = shared if shared is not None else SharedState.default()
         self._policy = _one_policy(ttl, policy, None)
+        if type(local_bytes) is not int or local_bytes < 0:
+            raise ConfigurationError(
+                "bad-size",
+                "what a process holds is bounded by a number of bytes",
+                looked_at="local_bytes=",
+                mend="local_bytes=16_777_216",
+            )
         self._name = name.encode()
         self._local = LocalLevel(local_bytes, wall=lambda: self._shared.clock.time())
-        self._flights: Flights[Answered] = Flights(lambda answered: answered.for_all)
+        self._flights: Flights[Answered] = Flights(
+            lambda answered: answered.for_all, lambda answered: answered.answer is Answer.WAIT
+        )
         self._shared.add_holder(self)
         self._counters = Counters()
         self._seen: dict[str, _Seen] = {}
@@ -111,10 +121,10 @@ class Cache:
         another, if that is not all of its arguments: a path as `"user.id"`, several, or a function of the same
         arguments. Raises `ConfigurationError` where a value could not be told, kept or restored.
         """
-        chosen = self._chosen(ttl, policy)
+        chosen, keeper = self._chosen(ttl, policy), Keeper(self._held, self._answer, self.invalidate)
 
         def decorate(function: Callable[..., Any]) -> Any:
-            return decorated(self, function, chosen, tags, key)
+            return decorated(keeper, function, chosen, tags, key)
 
         return decorate
 
@@ -152,7 +162,8 @@ class Cache:
     ) -> Any:
         """The value under `key`, computed by `compute()`, or `compute(context)`, where there is none.
 
-        One of all who ask for it at once computes. None is a value. `type`: what is restored; else plain types. Raises
+        One of all who ask for it at once computes; where the store fails, each process for itself. None is a value.
+        `ttl`, `policy`: as for `cached`. `tags`: what it belongs to. `type`: what is restored; else plain types. Raises
         what `compute` raises, `TypeError` for a key that cannot be one, and `ValueNotSerializable` for a value that
         would not come back as it is.
         """
@@ -196,7 +207,11 @@ class Cache:
         return values
 
     async def set(self, key: Hashable, value: object, *, ttl: Duration | None = None, tags: Sequence[str] = ()) -> None:
-        """Keep a value whatever is kept there. Raises `StoreError` if it was not done."""
+        """Keep a value whatever is kept there, and whoever computes one meanwhile: his is not kept.
+
+        `ttl`: in the place of that of the cache's policy. `tags`: what it belongs to. Raises `StoreError` if it was not
+        done, `TypeError` for a key that cannot be one, and `ValueNotSerializable` for a value that would not come back.
+        """
         policy = self._chosen(ttl, None)
         encoded, shape = self._encoded(key, None)
         place = self._place(encoded, _texts(tags))
@@ -249,10 +264,10 @@ class Cache:
         self._seen.clear()
         self._flights.let_go()
 
-    # --- inside, and for functions ------------------------------------------------------------------------------------
+    # --- inside, and of it, for functions: a `Keeper` -----------------------------------------------------------------
 
     def _held(self, encoded: bytes, shape: Shape, policy: CachePolicy) -> tuple[Any] | None:
-        """What this process holds."""
+        """What this process holds, in a tuple, because None is a value."""
         if not policy.local_ttl:
             return None
         local = self._local.get(self._value_key(encoded))
@@ -285,8 +300,18 @@ class Cache:
             expects = self._shared.clock.time() < seen.fresh_until
             if seen.late:
                 known = place._replace(tags=[*place.tags, *seen.late])
-        patience = PATIENCE_WITH_OTHERS if may_wait else 0.0
-        wanted = Wanted(known, place.tags, compute, policy, shape, tags, takes_context, refresh, expects, patience)
+        wanted = Wanted(
+            known,
+            place.tags,
+            compute,
+            policy,
+            shape,
+            tags=tags,
+            takes_context=takes_context,
+            refresh=refresh,
+            expects=expects,
+            patience=PATIENCE_WITH_OTHERS if may_wait else 0.0,
+        )
         found, of_another, waited = await self._shared_look(wanted, shape)
         answer = found.answer
         if waited and (answer is Answer.HIT or (of_another and answer is Answer.MISS)):
@@ -337,7 +362,7 @@ class Cache:
         tags, unpack = frozenset(found.tags), self._records.unpack
         self._local.put(key, plain, packed, unpack, ttl=ttl, cost=found.cost, tags=tags, age=age)
 
-    async def _look(self, encoded: list[bytes], shape: Shape) -> list[Any]:
+    async def _look(self, encoded: list[bytes], shape: Shape) -> list[Loaded | None]:
         """What the store holds under each, or None."""
         if not encoded:
             return []
@@ -348,7 +373,7 @@ class Cache:
         except StoreError:
             self._counters.count(Answer.ERROR)
             return [None] * len(encoded)
-        found: list[Any] = []
+        found: list[Loaded | None] = []
         for entry in entries:
             if entry is None or entry.is_error:
                 found.append(None)
@@ -447,7 +472,7 @@ def _shape(kind: Hashable) -> Shape:
 
 
 def _takes_context(compute: Callable[..., Any]) -> bool:
-    """Has it a parameter to be given, as `CacheContext` is?"""
+    """Must it be given something? That is its `CacheContext`, whatever the parameter is called."""
     code = getattr(compute, "__code__", None)
     if code is not None and not getattr(compute, "__self__", None):
         return bool(code.co_argcount > len(compute.__defaults__ or ()))

@@ -43,10 +43,16 @@ class Shared(NamedTuple, Generic[_T]):
 
 
 class Flights(Generic[_T]):
-    """The flights of one cache. `may_share(outcome)`: may others have it, too?"""
+    """The flights of one cache. `may_share(outcome)`: may others have it, too? `has_waited(outcome)`: for another's
+    computation, elsewhere?"""
 
-    def __init__(self, may_share: Callable[[_T], bool] = lambda outcome: True) -> None:
+    def __init__(
+        self,
+        may_share: Callable[[_T], bool] = lambda outcome: True,
+        has_waited: Callable[[_T], bool] = lambda outcome: False,
+    ) -> None:
         self._may_share = may_share
+        self._has_waited = has_waited
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Flight[_T]]] = (
             weakref.WeakKeyDictionary()
         )
@@ -72,10 +78,10 @@ class Flights(Generic[_T]):
             if flight.began > asked:
                 outcome = await flight.ride(left)
                 if outcome is not None:
-                    return Shared(outcome[0], True, waited or flight.task is not None)
+                    return Shared(outcome[0], True, waited or flight.was_slow)
             else:
                 await flight.wait(left)
-            waited = waited or flight.task is not None
+            waited = waited or flight.was_slow
         return Shared(await self._lead(flying, key, look), False, waited)
 
     def let_go(self, *keys: Hashable) -> None:
@@ -100,12 +106,14 @@ class Flights(Generic[_T]):
             flight.end(None)
             raise
         if not isinstance(found, Rest):
+            flight.was_slow = self._has_waited(found)
             _land(flying, key, flight)
             flight.end((found,) if self._may_share(found) else None)
             return found
         if found.alone:
             _land(flying, key, flight)
             flight.end(None)
+        flight.was_slow = True
         flight.task = asyncio.ensure_future(found.compute())
         flight.task.add_done_callback(lambda task: self._computed(flying, key, flight))
         await flight.wait_for_task(found.soft)
@@ -137,6 +145,7 @@ class _Flight(Generic[_T]):
         self.began = began
         self.task: asyncio.Task[_T] | None = None
         self.goes_on = False
+        self.was_slow = False
         self._waiting = 0
         self._over: asyncio.Future[tuple[_T] | None] | None = None
 

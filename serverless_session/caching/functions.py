@@ -10,7 +10,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from serverless_session.caching import blocking
 from serverless_session.caching.context import CacheContext
@@ -22,7 +22,6 @@ from serverless_session.errors import ConfigurationError
 from serverless_session.events import tell
 
 if TYPE_CHECKING:
-    from serverless_session.caching.cache import Cache
     from serverless_session.caching.requests import Watch
 
 P = ParamSpec("P")
@@ -111,8 +110,33 @@ class UnknownName(ConfigurationError):
         )
 
 
+class Answers(Protocol):
+    """What stands under a key, or what `compute` brings where nothing does."""
+
+    async def __call__(
+        self,
+        encoded: bytes,
+        compute: Callable[[CacheContext], Awaitable[Any]],
+        policy: CachePolicy,
+        shape: Shape,
+        tags: tuple[str, ...],
+        *,
+        takes_context: bool = False,
+        refresh: bool = False,
+        may_wait: bool = True,
+    ) -> Any: ...
+
+
+class Keeper(NamedTuple):
+    """What functions need of the cache that keeps their values. `held`: what this process holds, or None."""
+
+    held: Callable[[bytes, Shape, CachePolicy], tuple[Any] | None]
+    answer: Answers
+    invalidate: Callable[[CallKey], Awaitable[None]]
+
+
 def decorated(
-    cache: Cache,
+    keeper: Keeper,
     function: Callable[..., Any],
     policy: CachePolicy,
     tags: Sequence[str],
@@ -137,7 +161,7 @@ def decorated(
             looked_at="what is decorated",
             mend="@cache.cached below the other decorator, or an `async def` in that",
         )
-    calls = _Calls(cache, function, policy, tags, key)
+    calls = _Calls(keeper, function, policy, tags, key)
     if not calls.is_async and (policy.soft_timeout or policy.hard_timeout):
         raise ConfigurationError(
             "cannot-cancel",
@@ -155,11 +179,16 @@ class _Calls:
     """
 
     def __init__(
-        self, cache: Cache, function: Callable[..., Any], policy: CachePolicy, tags: Sequence[str], key: KeyPaths | None
+        self,
+        keeper: Keeper,
+        function: Callable[..., Any],
+        policy: CachePolicy,
+        tags: Sequence[str],
+        key: KeyPaths | None,
     ) -> None:
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
-        self._cache = cache
+        self._keeper = keeper
         self._policy = policy
         self._given = tags, key
         self._has_warned = False
@@ -191,14 +220,14 @@ class _Calls:
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
         signature = self.signature
         encoded = signature.key(args, kwargs)
-        if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
+        if not refresh and (local := self._keeper.held(encoded, self.shape, self._policy)) is not None:
             return local[0]
         compute = self._computation(args, kwargs) if self.is_async else self._in_a_thread(args, kwargs)
         return await self._wanted(encoded, compute, args, kwargs, refresh=refresh)
 
     def answer_here(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
         encoded = self.signature.key(args, kwargs)
-        if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
+        if not refresh and (local := self._keeper.held(encoded, self.shape, self._policy)) is not None:
             return local[0]
         on_a_loop = self._warn_on_a_loop()  # whoever else computes may need that loop
 
@@ -211,7 +240,7 @@ class _Calls:
         return blocking.run(make)
 
     async def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        await self._cache.invalidate(self.key(args, kwargs))
+        await self._keeper.invalidate(self.key(args, kwargs))
 
     def invalidate_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._warn_on_a_loop()
@@ -275,7 +304,7 @@ class _Calls:
         may_wait: bool = True,
     ) -> Coroutine[Any, Any, Any]:
         signature = self.signature
-        return self._cache._answer(
+        return self._keeper.answer(
             encoded,
             compute,
             self._policy,

@@ -31,8 +31,6 @@ PATIENCE: Final = 0.05
 STARVED: Final = 1.3
 """What took so many times its patience was kept waiting by its own loop or processor."""
 
-_RESTING: Final = StoreUnavailable("a store that failed a moment ago is not asked")
-
 
 class GuardedStore:
     """The store of `shared`, as caches ask it."""
@@ -72,19 +70,21 @@ class GuardedStore:
         store = self._shared.store
         breaker = self._breakers.get(store)
         if breaker is not None and not breaker.is_closed:
-            match breaker.turn(time.monotonic()):
-                case Turn.PROBE:
-                    self._probe_beside(store, breaker)
-                    return [Failed(_RESTING) for _ in operations]
-                case Turn.GO_ON:
-                    return [Failed(_RESTING) for _ in operations]
+            turn = breaker.turn(time.monotonic())
+            if turn is Turn.PROBE:
+                self._probe_beside(store, breaker)
+            if turn is not Turn.ASK:
+                # Made anew each time: one that is raised again and again keeps every frame that it went through.
+                resting = Failed(StoreUnavailable("a store that failed a moment ago is not asked"))
+                return [resting] * len(operations)
         in_a_hurry = time_left(PATIENCE) < PATIENCE  # what is not answered then, says nothing of the store
         began = time.monotonic()
         outcomes = await self._within_patience(operations)
         if time.monotonic() - began > STARVED * PATIENCE and _failed(outcomes) and not in_a_hurry:
             # It is this process that had no time. The same operations again settle what is open.
             outcomes = await self._within_patience(operations)
-        if error := _failed(outcomes):
+        error = _failed(outcomes)
+        if error is not None:
             self._note(store, error, in_a_hurry=in_a_hurry)
         elif breaker is not None:
             if not breaker.is_closed:

@@ -24,7 +24,11 @@ from serverless_session.shared import SharedState
 from serverless_session.stores.contract import Read, new_version
 
 LEASE_SECONDS: Final = 30.0
+"""How long a lease lasts unless it is prolonged, the policy has a `hard_timeout`, or the invocation ends before."""
+
 LEAST_LEASE_SECONDS: Final = 0.1
+"""However little time remains: a ttl is above 0."""
+
 PATIENCE_WITH_OTHERS: Final = 10.0
 """Seconds to wait for another's computation."""
 
@@ -170,7 +174,7 @@ class Lookup:
             loaded = Loaded(plain if shape is ANYTHING else shape.load(plain), plain, fresh.packed)
         except Unfit:
             return False
-        return Answered(Answer.HIT, fresh.cost, loaded, None, True, fresh.fresh_until, place.tags)
+        return Answered(Answer.HIT, fresh.cost, loaded, is_kept=True, fresh_until=fresh.fresh_until, tags=place.tags)
 
     def loader(self, shape: Shape, policy: CachePolicy | None) -> leases.Load:
         """What makes of packed bytes what is shown."""
@@ -245,7 +249,7 @@ class Lookup:
         answer = Answer.MISS if lease is not None else Answer.ERROR
         if kept is None:
             return Answered(answer, cost, loaded, for_all=context.store)
-        return Answered(answer, cost, loaded, None, True, ends.fresh, kept)
+        return Answered(answer, cost, loaded, is_kept=True, fresh_until=ends.fresh, tags=kept)
 
     async def _computed(self, wanted: Wanted, context: CacheContext) -> Any:
         hard = wanted.policy.hard_timeout
@@ -408,7 +412,7 @@ def answered(entry: Entry) -> Answered:
     answer = fresh if entry.freshness is Freshness.FRESH else Answer.STALE
     if entry.is_error:
         return Answered(answer, entry.cost, error=entry.value)
-    return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, entry.stamps)
+    return Answered(answer, entry.cost, entry.value, is_kept=True, fresh_until=entry.ends.fresh, tags=entry.stamps)
 
 
 def _error_of(plain: Any, kinds: tuple[type[Exception], ...]) -> Exception:

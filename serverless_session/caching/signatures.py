@@ -68,8 +68,9 @@ class CallSignature:
             del parameters[at]
         if any(_bare(parameter.annotation) is CacheContext for parameter in parameters):
             raise self._cannot("the CacheContext is not its first parameter", "def f(context: CacheContext, ...)")
+        is_annotated = given.return_annotation is not inspect.Signature.empty
         self.public = given.replace(
-            parameters=parameters, return_annotation=hints.get("return", given.return_annotation)
+            parameters=parameters, return_annotation=self.returns if is_annotated else inspect.Signature.empty
         )
         self.is_open = _is_open(key, parameters)
         self._tags = [template_of(tag, self.public, looked_at="tags=") for tag in _texts(tags)]

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from serverless_session.errors import DamagedValue, StoreError, StoreUnavailable
+from serverless_session.errors import DamagedValue, StoreError, StoreUnavailable, ValueTooLarge
 from serverless_session.records import tags as tags_
 from serverless_session.records.records import MARK, Kept
 from serverless_session.records.steps import Ask, Pause, Steps, all_done
@@ -86,7 +86,6 @@ class Freshness(Enum):
     FRESH = auto()
     STALE = auto()
     LAST_RESORT = auto()
-    DEAD = auto()
 
 
 class Entry(NamedTuple):
@@ -128,7 +127,7 @@ class Lease(NamedTuple):
     """
 
     key: str
-    expect: Expected
+    expect: Version
     stamps: Stamps
     beside: tuple[str, Version] | None = None
     entry: Entry | None = None
@@ -296,13 +295,14 @@ def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry |
     late = list({tag for entry in entries if entry is not None for tag in entry.stamps if tag != generation})
     if late:
         told = yield Ask(list(map(Read, late)))
-        stamps |= tags_.read(late, all_done(told)) or {}
+        stamps |= tags_.read(late, told.outcomes) or {}
     judged = [None if entry is None else _judged(entry, stamps, _TERMS, told.now) for entry in entries]
     return [entry if entry is not None and entry.freshness in _MAY_BE_SHOWN else None for entry in judged]
 
 
 def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[bool]:
-    """Keep what was computed under a lease. False: it was invalidated meanwhile, or somebody else was first.
+    """Keep what was computed under a lease. False: it is not kept, because it was
+    invalidated meanwhile, somebody else was first, its ends are over, or the store did not take it.
 
     `stamps`: of all its tags, from before the computation.
     """
@@ -316,6 +316,9 @@ def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[
     if lease.beside is not None:
         operations.append(Delete(lease.beside[0], expect=lease.beside[1]))
     told = yield Ask(operations)
+    match told.outcomes[0]:
+        case Failed(ValueTooLarge()):
+            yield from pass_by(lease)
     return isinstance(told.outcomes[0], Written)
 
 
@@ -335,8 +338,8 @@ def give_back(lease: Lease) -> Steps[None]:
     """Let somebody else compute: it failed here, or the result must not be kept."""
     if lease.beside is not None:
         yield Ask([Delete(lease.beside[0], expect=lease.beside[1])])
-    elif lease.held and isinstance(lease.expect, bytes):
-        yield Ask([Delete(lease.key, expect=Version(lease.expect))])
+    elif lease.held:
+        yield Ask([Delete(lease.key, expect=lease.expect)])
 
 
 def pass_by(lease: Lease) -> Steps[None]:
@@ -350,13 +353,16 @@ def pass_by(lease: Lease) -> Steps[None]:
 
 def put(place: Place, computed: Computed, now: float) -> Steps[None]:
     """Keep a value whatever stands there, and whoever computes. Raises what the store says if it was not done."""
-    read = all_done((yield Ask(list(map(Read, place.tags)))))
-    stamps = yield from tags_.made(place.tags, tags_.read(place.tags, read) or {})
+    told = yield Ask(list(map(Read, place.tags)))
+    read = tags_.read(place.tags, told.outcomes)
+    if read is None:
+        all_done(told)
+    stamps = yield from tags_.made(place.tags, read or {})
     if stamps is None:
         raise StoreUnavailable("the stamps of a value's tags could not be made")
     expect: Expected = ABSENT
+    ttl = max(computed.ends) - now
     while True:
-        ttl = max(computed.ends) - now
         written = Write(place.key, _written(computed, stamps), ttl=ttl, version=new_version(), expect=expect)
         told = yield Ask([written])
         match told.outcomes[0]:

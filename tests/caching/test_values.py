@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from serverless_session import Cache, CachePolicy, SharedState
+from serverless_session.caching import shapes
 from serverless_session.caching.keys import CallKey
-from serverless_session.caching.shapes import ANYTHING
 from serverless_session.errors import ConfigurationError, UnknownKey, ValueNotSerializable
-from serverless_session.stores import MemoryStore
+from serverless_session.stores import ANYTHING, MemoryStore, Write, new_version
 from tests.caching.shops import Shop
 from tests.sessions.apps import SECRET
 
@@ -73,7 +73,7 @@ async def test_what_no_longer_fits_is_left_out_of_many() -> None:
 
     await mug()
     key = mug.key()
-    await shop.here.set(CallKey(key.encoded, ANYTHING), "no mug")  # type: ignore[attr-defined]
+    await shop.here.set(CallKey(key.encoded, shapes.ANYTHING), "no mug")  # type: ignore[attr-defined]
     assert await shop.here.get_many([key]) == {}
     assert await shop.here.get(key) is None
     assert await mug() == Mug(9)
@@ -94,6 +94,22 @@ async def test_what_is_sealed_under_an_unknown_key_is_not_there_and_not_overwrit
 
     assert await other.get_or_compute("key", compute) == "computed"
     assert await one.get("key") == "of one"
+
+
+async def test_a_damaged_stamp_counts_as_none() -> None:
+    for act in ("ask", "set", "stale"):
+        shop = Shop()
+        await shop.ask(tags=["menu"])
+        key = shop.shared.tag_key("menu")
+        await shop.store.perform(Write(key, b"garbage", ttl=60, version=new_version(), expect=ANYTHING))
+        if act == "set":
+            await shop.here.set("key", "put", tags=["menu"])
+        elif act == "stale":
+            await shop.shared.invalidate_tags("menu", stale=True)
+        for _ in range(2):
+            assert await shop.ask(tags=["menu"]) in ("first", "put")
+        assert shop.here.stats().errors == 0
+        assert shop.source.asked <= 2
 
 
 @pytest.mark.parametrize("tags", ["menu", [7], [None]])
