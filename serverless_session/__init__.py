@@ -1,4 +1,4 @@
-"""Sessions, kept outside of a serverless function and safe under concurrency, for Starlette and FastAPI.
+"""Sessions and caches, kept outside of a serverless function and safe under concurrency, for Starlette and FastAPI.
 
 Public names are imported when first used, so `import serverless_session` costs next to nothing, and only what an app
 uses is ever loaded.
@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from serverless_session.aws.handler import LambdaHandler
+    from serverless_session.caching.cache import Cache
+    from serverless_session.caching.context import CacheContext, NotModified
+    from serverless_session.caching.policy import CachePolicy
+    from serverless_session.caching.stats import CacheStats
     from serverless_session.deadline import Duration
     from serverless_session.errors import ServerlessSessionError
     from serverless_session.sessions.loading import load_session
@@ -20,9 +24,14 @@ if TYPE_CHECKING:
     from serverless_session.stores.opening import open_store
 
 _HOMES = {
+    "Cache": "caching.cache",
+    "CacheContext": "caching.context",
+    "CachePolicy": "caching.policy",
+    "CacheStats": "caching.stats",
     "Duration": "deadline",
     "LambdaHandler": "aws.handler",
     "ServerlessSessionError": "errors",
+    "NotModified": "caching.context",
     "Session": "sessions.session",
     "SessionMiddleware": "sessions.middleware",
     "SharedState": "shared",
@@ -32,8 +41,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "Cache",
+    "CacheContext",
+    "CachePolicy",
+    "CacheStats",
     "Duration",
     "LambdaHandler",
+    "NotModified",
     "ServerlessSessionError",
     "Session",
     "SessionMiddleware",

@@ -86,6 +86,19 @@ class SessionTooLarge(SessionError):
         )
 
 
+class ComputationTimeout(ServerlessSessionError, TimeoutError):
+    """The computation of a cached value took longer than `hard_timeout`, and no older value could be shown."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            "computation-timeout",
+            f"a value was not computed within {seconds:.2f} s",
+            looked_at="hard_timeout= of the CachePolicy",
+            mend="a faster source, more time, or stale_if_error= to show the value before it",
+        )
+
+
 # --- stores -----------------------------------------------------------------------------------------------------------
 
 

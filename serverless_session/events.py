@@ -77,6 +77,23 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "shared.weak_secret": Event(
             logging.WARNING, "{weakness}; any other store than memory:// would refuse it", ("weakness",)
         ),
+        "cache.store_failed": Event(
+            logging.WARNING,
+            "a cache's store failed, and values are computed without it until it answers again: {what}",
+            ("error", "what"),
+        ),
+        "cache.store_back": Event(logging.INFO, "a cache's store answers again"),
+        "cache.too_large": Event(
+            logging.WARNING,
+            "a value of {size_bytes} bytes is not kept: the store takes {limit_bytes}",
+            ("size_bytes", "limit_bytes"),
+        ),
+        "cache.blocks_the_loop": Event(
+            logging.WARNING,
+            "{function} is cached, not async, and called where an event loop runs, which waits for it meanwhile;"
+            " there, call `await {function}.aio(...)`",
+            ("function",),
+        ),
         "lambda.app_raised": Event(logging.ERROR, "the app raised an exception"),
         "lambda.answer_too_large": Event(
             logging.ERROR,
@@ -100,6 +117,7 @@ _LOGGERS: Final = {
     "session": "serverless_session.sessions",
     "store": "serverless_session.stores",
     "shared": "serverless_session",
+    "cache": "serverless_session.caching",
     "lambda": "serverless_session.aws",
 }
 

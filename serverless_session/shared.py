@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, Protocol
 
 from serverless_session.codec.keys import KeyRing, SecretKey, hkdf_expand, hkdf_extract, reveal, weakness_of
 from serverless_session.codec.packing import COMPRESS_ABOVE_BYTES, Packer
@@ -34,6 +34,14 @@ _VARIABLES: Final = ("STORE", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "NAMESPACE",
 _SERVERLESS_MARKERS: Final = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTIONS_WORKER_RUNTIME", "VERCEL")
 
 _NAMESPACE: Final = re.compile(r"(?!\.|__)[A-Za-z0-9._=~-]{1,64}")
+
+
+class TagListener(Protocol):
+    """Holds values in this process."""
+
+    def drop_tags(self, tags: frozenset[str], /) -> None:
+        """Those with one of these tags (the keys of their stamps) were invalidated."""
+        ...
 
 
 class SharedState:
@@ -105,6 +113,7 @@ class SharedState:
         self._serializer = serializer_for(serializer)
         self._compress_above = _checked_size(compress_above_bytes)
         self._overrides: list[tuple[Store, Clock | None]] = []
+        self._listeners: weakref.WeakSet[TagListener] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._ready = False
 
@@ -161,6 +170,46 @@ class SharedState:
         """The records of one purpose, for a feature. `compress`: never where sizes could tell secrets."""
         self.check()
         return Records(self, purpose, compress=compress)
+
+    # --- tags ---------------------------------------------------------------------------------------------------------
+
+    async def invalidate_tags(self, *tags: str, stale: bool = False) -> None:
+        """Nobody who asks from now on gets what is cached under one of these tags, in any cache of this SharedState.
+
+        `stale`: each value is computed anew at its next use, and shown meanwhile. Raises `StoreError` if it was not
+        done.
+        """
+        if not all(isinstance(tag, str) for tag in tags):
+            raise TypeError('tags are texts, as invalidate_tags("menu", "product:7")')
+        if not tags:
+            return
+        from serverless_session.records import tags as rules
+        from serverless_session.records.steps import surely
+
+        keys = list(dict.fromkeys(map(self.tag_key, tags)))
+        change, perform = rules.make_tags_stale if stale else rules.invalidate_tags, self._tag_records.perform
+        try:
+            await surely(lambda: change(keys, self.tag_watch), perform, self.clock)
+        finally:
+            for listener in list(self._listeners):
+                listener.drop_tags(frozenset(keys))
+
+    def tag_key(self, tag: str) -> str:
+        """Where the stamp of a tag stands."""
+        return self._tag_records.key(b"tag", tag.encode())
+
+    @property
+    def tag_watch(self) -> str:
+        """Where the watch over late tags stands (`records.tags`)."""
+        return self._tag_records.key(b"watch")
+
+    def listen(self, listener: TagListener) -> None:
+        """Tell it what is invalidated in this process; it is not kept alive."""
+        self._listeners.add(listener)
+
+    @functools.cached_property
+    def _tag_records(self) -> Records:
+        return self.records("cache")
 
     # --- what features and records read -------------------------------------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""Caches of values. Not public yet."""
+"""Caches of values: `Cache`, `CachePolicy`, `CacheContext`."""

@@ -1,79 +1,125 @@
-"""`Cache`: values that are computed once and found again by everybody. It moves operations; `leases` decides.
+"""`Cache`: values that are computed once and found again by everybody.
 
-In one process, those who ask for one key at the same time share one look at the store (a *flight*), but never one that
-had begun before they asked: something may have been invalidated since. Between processes, leases do the same. A store
-that fails costs `PATIENCE_WITH_A_STORE` once in a while and nothing otherwise: values are computed as if there were no
-cache. An invalidation is never swallowed like that: it is done, or it raises.
+Between processes, leases see to it that one computes (`records.leases`); within one, those who ask at the same time
+share a look (`flights`). A store that fails costs next to nothing (`guarded`): values are computed as if there were no
+cache. What changes what is kept is never swallowed like that: it is done, or it raises.
 """
 
 from __future__ import annotations
 
-import asyncio
-import copy
 import functools
-import random
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+import inspect
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from typing import Any, Final, TypeVar, overload
 
-from serverless_session.caching.keys import key_bytes
+from serverless_session.caching.context import CacheContext
+from serverless_session.caching.flights import Flights
+from serverless_session.caching.functions import CacheDecorator, decorated
+from serverless_session.caching.guarded import GuardedStore
+from serverless_session.caching.keys import CallKey, key_bytes
+from serverless_session.caching.local import LocalLevel
+from serverless_session.caching.lookup import Answered, Lookup, Wanted, answered, computing
 from serverless_session.caching.policy import CachePolicy
-from serverless_session.deadline import Duration, time_left, within
-from serverless_session.errors import (
-    ConfigurationError,
-    StoreError,
-    StoreUnavailable,
-    ValueNotSerializable,
-    WriteUncertain,
-)
+from serverless_session.caching.shapes import ANYTHING, Shape, shape_of
+from serverless_session.caching.signatures import KeyPaths
+from serverless_session.caching.stats import Answer, CacheStats, Counters
+from serverless_session.codec.keys import SecretKey
+from serverless_session.deadline import Duration, seconds
+from serverless_session.errors import ConfigurationError, StoreError
 from serverless_session.records import leases
-from serverless_session.records.leases import Ask, Entry, Lease, Place, Steps, Terms, Told
+from serverless_session.records import tags as tags_
+from serverless_session.records.leases import Computed, Place
 from serverless_session.records.records import Records
 from serverless_session.shared import SharedState
-from serverless_session.stores.contract import Failed
+from serverless_session.stores.contract import Store
 
 _T = TypeVar("_T")
+_K = TypeVar("_K", bound=Hashable)
 
-PATIENCE_WITH_A_STORE: Final = 0.05
-"""Seconds that one call of the store may take, where computing is the other way."""
-
-LEASE_SECONDS: Final = 30.0
-PATIENCE_WITH_OTHERS: Final = 10.0
-"""Seconds to wait for another's computation."""
-
-FIRST_REST: Final = 1.0
-"""Seconds for which a store that failed is not asked."""
-
-_computing: ContextVar[frozenset[str]] = ContextVar("serverless_session_computing", default=frozenset())
-"""The keys whose values are being computed around here: who asks for one of them again would wait for himself."""
+LOCAL_BYTES: Final = 16 * 1024 * 1024
 
 
 class Cache:
-    """Keeps values in the store of `shared`, under a name of its own.
+    """Keeps values in the store of `shared`; `store=` and `secret_key=` are short for a SharedState of its own.
 
-    `ttl`, or a whole `policy`: how long values are kept, unless a call says otherwise. `name`: tells caches apart that
-    share a store and have the same keys.
+    `ttl`, or a whole `policy`: how long values are kept, unless a function or a call says otherwise. `name`: tells
+    caches apart that share a store and have the same keys. `local_bytes` (16 MiB): the most that this process holds of
+    values whose policy has a `local_ttl`. Raises `ConfigurationError`.
     """
 
     def __init__(
         self,
         shared: SharedState | None = None,
         *,
+        store: str | Store | None = None,
+        secret_key: SecretKey | None = None,
         ttl: Duration | None = None,
         policy: CachePolicy | None = None,
         name: str = "",
+        local_bytes: int = LOCAL_BYTES,
     ) -> None:
-        if ttl is not None and policy is not None:
+        if shared is not None and (store is not None or secret_key is not None):
             raise ConfigurationError(
-                "two-policies", "a policy already says how long", looked_at="ttl=, policy=", mend="one of the two"
+                "two-stores", "shared= already says where", looked_at="shared=, store=, secret_key=", mend="one of them"
             )
+        if shared is not None and not isinstance(shared, SharedState):
+            raise ConfigurationError(
+                "bad-shared",
+                f"a cache needs a SharedState, and was given a {type(shared).__name__}",
+                looked_at="shared=",
+                mend="Cache(SharedState(...)), or Cache(store=URL)",
+            )
+        if store is not None or secret_key is not None:
+            shared = SharedState(store, secret_key=secret_key)
         self._shared = shared if shared is not None else SharedState.default()
-        self._policy = policy if policy is not None else None if ttl is None else CachePolicy(ttl=ttl)
-        self._name = name
-        self._flights: dict[tuple[int, str], _Flight] = {}
-        self._rests_until = 0.0
+        self._policy = _one_policy(ttl, policy)
+        self._name = name.encode()
+        self._local = LocalLevel(local_bytes, wall=lambda: self._shared.clock.time())
+        self._shared.listen(self._local)
+        self._flights: Flights[Answered] = Flights()
+        self._counters = Counters()
+        self._late_tags: dict[str, frozenset[str]] = {}
 
+    def stats(self) -> CacheStats:
+        """What it has answered in this process so far."""
+        return self._counters.stats()
+
+    # --- values that are computed -------------------------------------------------------------------------------------
+
+    def cached(
+        self,
+        *,
+        ttl: Duration | None = None,
+        tags: Sequence[str] = (),
+        key: KeyPaths | None = None,
+        policy: CachePolicy | None = None,
+    ) -> CacheDecorator:
+        """Keep what a function returns. Async or not; a method needs `key=`.
+
+        `ttl`, `policy`: as those of the cache, for this function. `tags`: what its values belong to, with parts of the
+        call in braces: `["menu", "product:{product_id}"]`. `key`: what tells one call from another, if that is not all
+        of its arguments: a path as `"user.id"`, several, or a function of the same arguments. Raises
+        `ConfigurationError` where a value could not be told, kept or restored.
+        """
+        chosen = self._chosen(ttl, policy)
+
+        def decorate(function: Callable[..., Any]) -> Any:
+            return decorated(self, function, chosen, tags, key)
+
+        return decorate
+
+    @overload
+    async def get_or_compute(
+        self,
+        key: Hashable,
+        compute: Callable[[CacheContext], Awaitable[_T]],
+        *,
+        ttl: Duration | None = None,
+        tags: Sequence[str] = (),
+        type: type[_T] | None = None,
+        policy: CachePolicy | None = None,
+    ) -> _T: ...
+    @overload
     async def get_or_compute(
         self,
         key: Hashable,
@@ -81,176 +127,242 @@ class Cache:
         *,
         ttl: Duration | None = None,
         tags: Sequence[str] = (),
+        type: type[_T] | None = None,
         policy: CachePolicy | None = None,
-    ) -> _T:
-        """The value under `key`, computed by `compute()` where there is none.
+    ) -> _T: ...
+    async def get_or_compute(
+        self,
+        key: Hashable,
+        compute: Callable[..., Awaitable[Any]],
+        *,
+        ttl: Duration | None = None,
+        tags: Sequence[str] = (),
+        type: type[Any] | None = None,
+        policy: CachePolicy | None = None,
+    ) -> Any:
+        """The value under `key`, computed by `compute()`, or `compute(context)`, where there is none.
 
-        One of all who ask for it at once computes. None is a value. Raises what `compute` raises, `TypeError` for a key
-        that cannot be one, and `ValueNotSerializable` for a value that would not come back as it is.
+        One of all who ask for it at once computes. None is a value. `type`: what is restored; else plain types. Raises
+        what `compute` raises, `TypeError` for a key that cannot be one, and `ValueNotSerializable` for a value that
+        would not come back as it is.
         """
         chosen = self._chosen(ttl, policy)
-        place = self._place(key, tags)
-        if place.key in _computing.get():
-            return await compute()
-        here = id(asyncio.get_running_loop()), place.key
-        flight = self._flights.get(here)
-        if flight is None or flight.has_begun:
-            flight = _Flight(lambda: self._find_or_compute(place, compute, chosen), after=flight)
-            self._flights[here] = flight
-            flight.task.add_done_callback(lambda _: self._land(here, flight))
-        value: _T = await flight.join()
+        encoded, shape = self._encoded(key, type)
+        local = self._held(encoded, shape, chosen)
+        if local is not None:
+            return local[0]
+        takes_context = _takes_context(compute)
+        computation = compute if takes_context else lambda context: compute()
+        return await self._answer(encoded, computation, chosen, shape, tuple(tags), takes_context=takes_context)
+
+    # --- values that are put and taken --------------------------------------------------------------------------------
+
+    async def get(self, key: Hashable, default: _T, *, type: type[_T] | None = None) -> _T:
+        """The value under `key`, or `default` where there is none, or the store cannot tell. Nothing is computed."""
+        encoded, shape = self._encoded(key, type)
+        (found,) = await self._look([encoded], shape)
+        value: _T = default if found is None else found.value
         return value
+
+    async def get_many(self, keys: Iterable[_K]) -> dict[_K, Any]:
+        """The values that there are, by their keys; in one call of the store, and one more if they have tags."""
+        asked = list(dict.fromkeys(keys))
+        shaped = [self._encoded(key, None) for key in asked]
+        found = await self._look([encoded for encoded, _ in shaped], ANYTHING)
+        values: dict[_K, Any] = {}
+        for key, (_, shape), loaded in zip(asked, shaped, found, strict=True):
+            if loaded is not None:
+                values[key] = shape.load(loaded.plain)
+        return values
+
+    async def set(self, key: Hashable, value: object, *, ttl: Duration | None = None, tags: Sequence[str] = ()) -> None:
+        """Keep a value whatever is kept there. Raises `StoreError` if it was not done."""
+        policy = self._chosen(ttl, None)
+        encoded, shape = self._encoded(key, None)
+        place = self._place(encoded, tags)
+        packed = self._records.pack(shape.dump(value))
+        now = self._shared.clock.time()
+        computed = Computed(packed, policy.ends(now, 0.0), 0.0)
+        self._local.drop(encoded)
+        await self._store.surely(lambda: leases.put(place, computed, now))
+        self._local.drop(encoded)
 
     async def invalidate(self, *keys: Hashable) -> None:
         """Nobody who asks from now on gets what is kept under these keys. Raises `StoreError` if it was not done."""
-        await self._surely(lambda: leases.invalidate([self._place(key, ()).key for key in keys]))
+        encoded = [self._encoded(key, None)[0] for key in keys]
+        self._local.drop(*encoded)
+        await self._store.surely(lambda: leases.invalidate([self._place(key, ()).key for key in encoded]))
+        self._local.drop(*encoded)
 
     async def invalidate_tags(self, *tags: str, stale: bool = False) -> None:
-        """Nobody who asks from now on gets a value of these tags. `stale`: each is computed anew at its next use, and
-        shown meanwhile. Raises `StoreError` if it was not done."""
-        places = [self._tag(tag) for tag in tags]
-        await self._surely(lambda: leases.make_tags_stale(places) if stale else leases.invalidate_tags(places))
+        """As `SharedState.invalidate_tags`."""
+        await self._shared.invalidate_tags(*tags, stale=stale)
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    async def clear(self) -> None:
+        """Nobody who asks from now on gets anything that is kept. Raises `StoreError` if it was not done."""
+        self._local.clear()
+        await self._store.surely(lambda: tags_.renew([self._generation]))
+        self._local.clear()
+
+    # --- inside, and for functions ------------------------------------------------------------------------------------
+
+    def _held(self, encoded: bytes, shape: Shape, policy: CachePolicy) -> tuple[Any] | None:
+        """What this process holds."""
+        if not policy.local_ttl:
+            return None
+        local = self._local.get(encoded)
+        if local is None:
+            return None
+        self._counters.count(Answer.LOCAL, local.cost)
+        return (local.value if shape is ANYTHING else shape.load(local.value),)
+
+    async def _answer(
+        self,
+        encoded: bytes,
+        compute: Callable[[CacheContext], Awaitable[Any]],
+        policy: CachePolicy,
+        shape: Shape,
+        tags: tuple[str, ...],
+        *,
+        takes_context: bool = False,
+        refresh: bool = False,
+    ) -> Any:
+        place = self._place(encoded, tags)
+        if place.key in computing.get():
+            return await compute(CacheContext(tags))
+        age, late = self._local.age, self._late_tags.get(place.key)
+        if late is not None:
+            place = place._replace(tags=[*place.tags, *late.difference(place.tags)])
+        wanted = Wanted(place, compute, policy, shape, tags, takes_context, refresh)
+        lookup = self._lookup
+        found, is_shared = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
+        if is_shared:
+            found = lookup.again(found, shape)
+            if found.answer is Answer.MISS:
+                found = found._replace(answer=Answer.WAIT)
+        self._counters.count(found.answer, 0.0 if found.answer in (Answer.MISS, Answer.ERROR) else found.cost)
+        if found.error is not None:
+            raise found.error
+        assert found.loaded is not None
+        if found.is_kept:
+            self._note(encoded, place, policy, found, age)
+        return found.loaded.value
+
+    def _note(self, encoded: bytes, place: Place, policy: CachePolicy, found: Answered, age: int) -> None:
+        """Hold a value that the store holds, for as long as that is wanted; and remember its late tags."""
+        late = found.tags.difference(place.tags)
+        if late:
+            if len(self._late_tags) >= _REMEMBERED:
+                self._late_tags.clear()
+            self._late_tags[place.key] = late
+        if policy.local_ttl:
+            assert found.loaded is not None
+            ttl = min(seconds(policy.local_ttl), found.fresh_until - self._shared.clock.time())
+            _, plain, packed = found.loaded
+            unpack = self._records.unpack
+            self._local.put(encoded, plain, packed, unpack, ttl=ttl, cost=found.cost, tags=found.tags, age=age)
+
+    async def _look(self, encoded: list[bytes], shape: Shape) -> list[Any]:
+        """What the store holds under each, or None."""
+        if not encoded:
+            return []
+        load = self._lookup.loader(shape, None)
+        keys = [self._place(key, ()).key for key in encoded]
+        try:
+            entries = await self._store.carry_out(leases.look(keys, load, self._generation))
+        except StoreError:
+            self._counters.count(Answer.ERROR)
+            return [None] * len(encoded)
+        found: list[Any] = []
+        for entry in entries:
+            if entry is None or entry.is_error:
+                found.append(None)
+                continue
+            self._counters.count(answered(entry).answer, entry.cost)
+            found.append(entry.value)
+        return found
 
     def _chosen(self, ttl: Duration | None, policy: CachePolicy | None) -> CachePolicy:
-        chosen = policy if policy is not None else CachePolicy(ttl=ttl) if ttl is not None else self._policy
+        chosen = _one_policy(ttl, policy) or self._policy
         if chosen is None:
             raise ConfigurationError(
                 "no-ttl", "nothing says how long this value is kept", looked_at="ttl=, policy=", mend="Cache(ttl=60)"
             )
         return chosen
 
-    def _place(self, key: Hashable, tags: Sequence[str]) -> Place:
-        records, encoded = self._records, key_bytes(key)
-        name = self._name.encode()
-        return Place(
-            records.key(b"value", name, encoded),
-            records.key(b"beside", name, encoded),
-            [self._tag(tag) for tag in dict.fromkeys(tags)],
-        )
+    def _encoded(self, key: Hashable, kind: type[Any] | None) -> tuple[bytes, Shape]:
+        if isinstance(key, CallKey):
+            return key.encoded, key.shape
+        return key_bytes(key), ANYTHING if kind is None else _shape(kind)  # type: ignore[arg-type]  # a type can be hashed
 
-    def _tag(self, tag: str) -> str:
-        return self._records.key(b"tag", tag.encode())
+    def _place(self, encoded: bytes, tags: Sequence[str]) -> Place:
+        key = self._records.key(b"value", self._name, encoded)
+        if not tags:
+            return Place(key, self._generations)
+        return Place(key, [self._generation, *dict.fromkeys(map(self._tag_key, tags))])
 
     @functools.cached_property
     def _records(self) -> Records:
         return self._shared.records("cache", compress=True)
 
-    def _land(self, here: tuple[int, str], flight: _Flight) -> None:
-        if self._flights.get(here) is flight:
-            del self._flights[here]
+    @functools.cached_property
+    def _store(self) -> GuardedStore:
+        return GuardedStore(self._shared, self._records)
 
-    async def _find_or_compute(self, place: Place, compute: Callable[[], Awaitable[_T]], policy: CachePolicy) -> _T:
-        records, now = self._records, self._shared.clock.time()
-        terms = Terms(
-            lease=max(min(LEASE_SECONDS, time_left(LEASE_SECONDS)), 0.1),
-            patience=PATIENCE_WITH_OTHERS,
-            is_early=lambda entry, now: policy.is_early(entry, now, 1 - random.random()),  # noqa: S311
+    @functools.cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup(self._shared, self._records, self._store, self._tag_key, self._shared.tag_watch)
+
+    @functools.cached_property
+    def _generation(self) -> str:
+        """The stamp that all values of this cache have."""
+        return self._records.key(b"generation", self._name)
+
+    @functools.cached_property
+    def _generations(self) -> list[str]:
+        return [self._generation]
+
+    @functools.cached_property
+    def _tag_key(self) -> Callable[[str], str]:
+        return functools.lru_cache(_REMEMBERED)(self._shared.tag_key)
+
+
+_REMEMBERED: Final = 4096
+
+
+def _one_policy(ttl: Duration | None, policy: CachePolicy | None) -> CachePolicy | None:
+    if ttl is not None and policy is not None:
+        raise ConfigurationError(
+            "two-policies", "a policy already says how long", looked_at="ttl=, policy=", mend="one of the two"
         )
-        found = await self._carry_out(leases.find(records, place, terms, now))
-        if isinstance(found, Entry):
-            value: _T = found.value
-            return value
-        lease = found if isinstance(found, Lease) else None
-        began = time.monotonic()
-        token = _computing.set(_computing.get() | {place.key})
-        try:
-            computed = await compute()
-        except BaseException as error:
-            if lease is not None:
-                await self._carry_out(leases.give_back(lease))
-                if isinstance(error, Exception) and self._may_be_shown(lease.entry):
-                    assert lease.entry is not None
-                    value = lease.entry.value
-                    return value  # noqa: RET504 - with its type
-            raise
-        finally:
-            _computing.reset(token)
-        if lease is not None:
-            now = self._shared.clock.time()
-            ends = policy.ends(now, random.random())  # noqa: S311
-            entry = Entry(computed, ends, time.monotonic() - began, lease.stamps)
-            try:
-                await self._carry_out(leases.keep(records, lease, entry, now))
-            except ValueNotSerializable:
-                await self._carry_out(leases.give_back(lease))
-                raise
-        return computed
-
-    def _may_be_shown(self, entry: Entry | None) -> bool:
-        """Where computing fails."""
-        return entry is not None and self._shared.clock.time() < entry.ends.error
-
-    async def _carry_out(self, steps: Steps[_T]) -> Any:
-        """Do what the rules ask for; a store that fails is answered for, and not asked for a while."""
-        try:
-            asked = next(steps)
-            while True:
-                if isinstance(asked, Ask):
-                    outcomes = await self._perform(asked)
-                else:
-                    await asyncio.sleep(asked.seconds)
-                    outcomes = ()
-                asked = steps.send(Told(outcomes, self._shared.clock.time()))
-        except StopIteration as stop:
-            return stop.value
-
-    async def _perform(self, asked: Ask) -> Sequence[Any]:
-        if time.monotonic() < self._rests_until:
-            return [Failed(_RESTING) for _ in asked.operations]
-        with within(PATIENCE_WITH_A_STORE):
-            outcomes: Sequence[Any] = await self._records.perform(*asked.operations)
-        if any(isinstance(outcome, Failed) and isinstance(outcome.error, StoreError) for outcome in outcomes):
-            self._rests_until = time.monotonic() + FIRST_REST
-        return outcomes
-
-    async def _surely(self, make: Callable[[], Steps[None]]) -> None:
-        """An invalidation: twice, where nobody can tell whether it was done."""
-        for last in (False, True):
-            steps = make()
-            try:
-                asked = next(steps)
-                while True:
-                    assert isinstance(asked, Ask)
-                    outcomes = await self._records.perform(*asked.operations)
-                    asked = steps.send(Told(outcomes, self._shared.clock.time()))
-            except StopIteration:
-                return
-            except WriteUncertain:
-                if last:
-                    raise
+    if policy is not None and not isinstance(policy, CachePolicy):
+        raise ConfigurationError(
+            "bad-policy", "how long a value is kept cannot be so", looked_at="policy=", mend="CachePolicy(ttl=60)"
+        )
+    return policy if policy is not None else None if ttl is None else _policy_of(ttl)
 
 
-class _Flight:
-    """One look at the store, and perhaps one computation, for all who asked before it began.
-
-    It begins when the one before it has ended. It is cancelled when nobody waits for it any more.
-    """
-
-    def __init__(self, look: Callable[[], Coroutine[Any, Any, Any]], *, after: _Flight | None) -> None:
-        self.has_begun = False
-        self._look = look
-        self._waiting = 0
-        self.task = asyncio.ensure_future(self._fly(after))
-
-    async def _fly(self, after: _Flight | None) -> Any:
-        if after is not None:
-            await asyncio.wait([after.task])
-        self.has_begun = True
-        return await self._look()
-
-    async def join(self) -> Any:
-        """What it brings: a copy for each, but for the last who takes it."""
-        self._waiting += 1
-        try:
-            await asyncio.wait([self.task])
-        finally:
-            self._waiting -= 1
-            if not self._waiting and not self.task.done():
-                self.task.cancel()
-        value = self.task.result()
-        return copy.deepcopy(value) if self._waiting else value
+@functools.lru_cache
+def _policy_of(ttl: Duration) -> CachePolicy:
+    return CachePolicy(ttl=ttl)
 
 
-_RESTING: Final = StoreUnavailable("a store that failed a moment ago is not asked")
+@functools.lru_cache
+def _shape(kind: Hashable) -> Shape:
+    return shape_of(kind, called="type=")
+
+
+def _takes_context(compute: Callable[..., Any]) -> bool:
+    """Has it a parameter to be given, as `CacheContext` is?"""
+    code = getattr(compute, "__code__", None)
+    if code is not None and not getattr(compute, "__self__", None):
+        return bool(code.co_argcount > len(compute.__defaults__ or ()))
+    try:
+        parameters = inspect.signature(compute).parameters.values()
+    except (ValueError, TypeError):
+        return False
+    return any(
+        parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in parameters
+    )

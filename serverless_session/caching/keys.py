@@ -11,11 +11,34 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import inspect
+import types
+import typing
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from serverless_session.caching.shapes import Shape
 from serverless_session.codec.sealing import length_prefixed
+
+
+class CallKey:
+    """The key of one call of a cached function. `shape`: how its value is kept."""
+
+    __slots__ = ("encoded", "shape")
+
+    def __init__(self, encoded: bytes, shape: Shape) -> None:
+        self.encoded = encoded
+        self.shape = shape
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CallKey) and other.encoded == self.encoded
+
+    def __hash__(self) -> int:
+        return hash(self.encoded)
+
+    def __repr__(self) -> str:
+        return "CallKey()"
 
 
 def key_bytes(value: object) -> bytes:
@@ -27,6 +50,9 @@ def key_bytes(value: object) -> bytes:
     if (several := _SEVERAL.get(kind)) is not None:
         tag, parts = several
         return tag + length_prefixed(*parts(value))
+    if kind is CallKey:
+        encoded: bytes = value.encoded  # type: ignore[attr-defined]  # it begins with a length, and no other key does
+        return encoded
     if isinstance(value, enum.Enum):
         return b"E" + length_prefixed(_name(kind), key_bytes(value.value))
     if dataclasses.is_dataclass(value):
@@ -82,3 +108,38 @@ _SEVERAL: Final[dict[type, tuple[bytes, Callable[[Any], Iterable[bytes]]]]] = {
     frozenset: (b"e", lambda value: sorted(map(key_bytes, value))),
     dict: (b"p", _pairs),
 }
+
+
+def takes(annotation: Any) -> bool:
+    """Can values of this type stand in a key? What only a call can tell (no annotation, `Any`) may."""
+    if annotation in (Any, object, None, inspect.Parameter.empty) or isinstance(annotation, str | typing.TypeVar):
+        return True
+    if isinstance(annotation, typing.NewType):
+        return takes(annotation.__supertype__)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return takes(arguments[0])
+    if origin is typing.Literal:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return all(takes(member) for member in arguments)
+    kind = origin if origin is not None else annotation
+    if not isinstance(kind, type):
+        return False
+    if kind.__module__ == "collections.abc" and kind.__name__ in _VIRTUAL:
+        return all(takes(argument) for argument in arguments)
+    if kind in _SIMPLE:
+        return True
+    if kind in _SEVERAL:
+        return all(takes(argument) for argument in arguments if argument is not ...)
+    return (
+        issubclass(kind, enum.Enum)
+        or dataclasses.is_dataclass(kind)
+        or callable(getattr(kind, "model_dump", None))
+        or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+    )
+
+
+_VIRTUAL: Final = frozenset(
+    {"Sequence", "Mapping", "Set", "Iterable", "Collection", "MutableSequence", "MutableMapping"}
+)

@@ -13,24 +13,23 @@ and under the key beside it, while a value that still stands is computed anew, a
    somebody who took too long, nor somebody whose data is from before an invalidation, keeps anything.
 3. An invalidation leaves a tombstone. Deleting would be less: a copy of a lease's creation that comes late could put
    the lease there once more, and its holder would keep what he read before.
-4. A value counts only if each of its tags has the stamp that was read before it was computed: a tag that is gone from
-   the store says no more than one that was changed. A stamp is two random marks, of which the first one makes values
-   dead where it is changed, the second one stale. A new one is made only where there is none.
+4. A value counts only as long as the stamps of its tags stand (`tags`).
 5. Who waited long enough computes without a lease, and keeps the result only if the lease that he saw still stands.
 6. A lease never moves the ends of the value beside it.
-
-Generators that yield what to do, and are sent what came of it; they never wait, look at a clock or throw dice.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from serverless_session.errors import DamagedValue, StoreUnavailable
+from serverless_session.records import tags as tags_
 from serverless_session.records.records import Kept
+from serverless_session.records.steps import Ask, Pause, Steps, all_done
+from serverless_session.records.tags import STAMP_BYTES, Stamps
 from serverless_session.stores.contract import (
     ABSENT,
     ANYTHING,
@@ -39,7 +38,6 @@ from serverless_session.stores.contract import (
     Expected,
     Failed,
     Missing,
-    Operation,
     Outcome,
     Read,
     Version,
@@ -48,47 +46,22 @@ from serverless_session.stores.contract import (
     new_version,
 )
 
-if TYPE_CHECKING:
-    from serverless_session.records.records import Vault
-
-_T = TypeVar("_T")
-
 TOMBSTONE_SECONDS: Final = 60.0
 """Longer than any copy of a creation can be on its way."""
 
 FIRST_PAUSE: Final = 0.01
-LONGEST_PAUSE: Final = 0.25
+LONGEST_PAUSE: Final = 0.1
 """Seconds between two looks of somebody who waits for another's computation; each pause is twice the one before."""
-
-MARK_BYTES: Final = 8
-STAMP_SECONDS: Final = 366 * 24 * 3600.0
-"""A stamp that is gone makes values a miss, no more; those that are used are asked for, and evicted last."""
 
 _LEASE: Final = b"1l"
 _TOMBSTONE: Final = b"1t"
 _VALUE: Final = b"1v"
+_ERROR: Final = b"1e"
 
-
-class Ask(NamedTuple):
-    """Do these, in one call of the store. The answer is `Told`."""
-
-    operations: Sequence[Operation]
-
-
-class Pause(NamedTuple):
-    """Wait so many seconds."""
-
-    seconds: float
-
-
-class Told(NamedTuple):
-    """The outcomes of what was asked for, and what time it is now (seconds since 1970)."""
-
-    outcomes: Sequence[Outcome]
-    now: float
-
-
-Steps = Generator[Ask | Pause, Told, _T]
+_HEAD: Final = struct.Struct(">2sddddH")
+"""Kind, three ends, cost, number of tags. After it each tag (`_TAG_CHARACTERS` of its key, its stamp), and the rest."""
+_TAG_CHARACTERS: Final = 43
+"""The end of a store key: SHA-256 in base64. What stands in front is the same for all keys of a purpose."""
 
 
 class Ends(NamedTuple):
@@ -102,20 +75,45 @@ class Ends(NamedTuple):
     error: float
 
 
-class Entry(NamedTuple):
-    """A value as it stands in the store. `cost`: seconds that its computation took. `stamps`: from before that.
+class Freshness(Enum):
+    """`STALE`: computed anew by one, shown to all others meanwhile. `LAST_RESORT`: shown only where computing fails."""
 
-    `is_stale`: a tag says that it is to be computed anew at its next use.
+    FRESH = auto()
+    STALE = auto()
+    LAST_RESORT = auto()
+    DEAD = auto()
+
+
+class Entry(NamedTuple):
+    """What was computed, as it stands in the store: a value or, if `is_error`, what was raised.
+
+    `value`: what `load` made of it. `cost`: seconds that its computation took. `stamps`: from before that.
     """
 
     value: Any
+    is_error: bool
     ends: Ends
     cost: float
-    stamps: Mapping[str, bytes]
-    is_stale: bool = False
+    stamps: Stamps
+    version: Version
+    freshness: Freshness = Freshness.FRESH
+    waited: bool = False
+    """Whoever found it waited for somebody else's computation."""
 
     def __repr__(self) -> str:
         return "Entry()"
+
+
+class Computed(NamedTuple):
+    """What is to be kept: a packed value or, if `is_error`, what was raised; `cost`: seconds that it took."""
+
+    packed: bytes
+    ends: Ends
+    cost: float
+    is_error: bool = False
+
+    def __repr__(self) -> str:
+        return "Computed()"
 
 
 class Lease(NamedTuple):
@@ -126,7 +124,7 @@ class Lease(NamedTuple):
 
     key: str
     expect: Expected
-    stamps: Mapping[str, bytes]
+    stamps: Stamps
     beside: tuple[str, Version] | None = None
     entry: Entry | None = None
     """What may be shown if the computation fails."""
@@ -145,90 +143,131 @@ class Unavailable(NamedTuple):
 Found = Entry | Lease | Unavailable
 """`Entry`: show it. Anything else: compute."""
 
+Load = Callable[[bytes, bool], Any]
+"""What was packed, and whether it is an error, as it is shown. Raises `Unfit` for what counts as missing."""
 
-class Freshness(Enum):
-    """`STALE`: computed anew by one, shown to all others meanwhile. `LAST_RESORT`: shown only where computing fails."""
 
-    FRESH = auto()
-    STALE = auto()
-    LAST_RESORT = auto()
-    DEAD = auto()
+class Unfit(Exception):
+    """What is kept is not of the type that is asked for, or no longer."""
 
 
 class Terms(NamedTuple):
     """`lease`: seconds after which somebody else may compute. `patience`: seconds to wait for another's computation.
 
-    `is_early(entry, now)`: is it this request that computes a fresh value anew before it is stale? `refresh`: compute
-    anew whatever stands there.
+    `soft`: seconds after which what may still be shown is shown to who waits. `is_early(entry, now)`: is it this
+    request that computes a fresh value anew before it is stale? `refresh`: compute anew whatever stands there, after
+    whoever computes now.
     """
 
     lease: float
     patience: float
+    soft: float | None = None
     is_early: Callable[[Entry, float], bool] = lambda entry, now: False
     refresh: bool = False
 
 
 class Place(NamedTuple):
-    """Where a value stands: its key, the key beside it, and the keys of the tags that it has."""
+    """Where a value stands: its key, and the keys of the tags that it has as far as they are known."""
 
     key: str
-    beside: str
     tags: Sequence[str] = ()
 
+    @property
+    def beside(self) -> str:
+        """Where the lease stands while the value is computed anew."""
+        return self.key + ":l"
 
-def find(vault: Vault, place: Place, terms: Terms, now: float) -> Steps[Found]:
+
+def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
     """What stands under the key, if it may be shown; or the right to compute it."""
     expect: Expected = ABSENT
-    gives_up_at, pause = now + terms.patience, FIRST_PAUSE
+    known, waited = list(place.tags), False
+    began, pause = now, FIRST_PAUSE
     while True:
         version = new_version()
         claim = Write(place.key, _LEASE, ttl=terms.lease, version=version, expect=expect, look_first=expect is ABSENT)
-        told = yield Ask([claim, *map(Read, place.tags)])
-        outcome, stamps = told.outcomes[0], _stamps(place.tags, told.outcomes[1:])
+        told = yield Ask([claim, *map(Read, known)])
+        stamps = tags_.read(known, told.outcomes[1:])
         if stamps is None:
             return _unavailable(told.outcomes)
-        match outcome:
+        match told.outcomes[0]:
             case Written():
-                return (yield from _stamped(Lease(place.key, version, stamps), place.tags))
+                return (yield from _stamped(Lease(place.key, version, stamps), known))
             case Conflict(stands=Missing()):
                 expect = ABSENT
                 continue
             case Conflict(stands=Kept() as kept):
-                entry = _entry(vault, kept, stamps)
+                kind = kept.value[:2]
+            case Failed(DamagedValue()) if expect is ABSENT:
+                yield from invalidate([place.key])  # nothing of it is readable, not even what it would have to replace
+                continue
             case _:
                 return _unavailable(told.outcomes)
-        if entry == _TOMBSTONE:
-            expect = kept.version
-            continue
-        if isinstance(entry, Entry):
-            freshness = _freshness(entry, terms, told.now)
-            if freshness is Freshness.FRESH:
-                return entry
-            if freshness is Freshness.DEAD:
+        entry = None
+        if kind != _LEASE:
+            entry = _entry(place, kept, load)
+            late = [tag for tag in entry.stamps if tag not in known] if entry is not None else []
+            if late:
+                known += late
+                told = yield Ask(list(map(Read, late)))
+                more = tags_.read(late, told.outcomes)
+                if more is None:
+                    return _unavailable(told.outcomes)
+                stamps |= more
+            if entry is not None:
+                entry = _judged(entry, stamps, terms, told.now)
+            if entry is None:
                 expect = kept.version
                 continue
-            lease = yield from _claim_beside(place, terms, kept.version, entry)
+            if entry.freshness is Freshness.FRESH:
+                return entry._replace(waited=waited)
+            lease = yield from _claim_beside(place, terms, entry, stamps, known)
             if isinstance(lease, Lease | Unavailable):
                 return lease
-            if freshness is Freshness.STALE:
+            if entry.freshness is Freshness.STALE and not terms.refresh:
                 return entry
         # Somebody computes.
-        if told.now >= gives_up_at:
-            usable = entry if isinstance(entry, Entry) else None
-            waited = Lease(place.key, kept.version, stamps, entry=usable, held=False)
-            return (yield from _stamped(waited, place.tags))
+        if entry is not None and terms.soft is not None and told.now >= began + terms.soft:
+            return entry
+        if told.now >= began + terms.patience:
+            alone = Lease(place.key, kept.version, stamps, entry=entry, held=False)
+            return (yield from _stamped(alone, known))
         yield Pause(pause)
-        expect, pause = ABSENT, min(2 * pause, LONGEST_PAUSE)
+        expect, pause, waited = ABSENT, min(2 * pause, LONGEST_PAUSE), True
 
 
-def keep(vault: Vault, lease: Lease, entry: Entry, now: float) -> Steps[bool]:
-    """Keep what was computed under a lease. False: it was invalidated meanwhile, or somebody else was first."""
-    ttl = max(entry.ends) - now
+def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry | None]]:
+    """What stands under each of the keys and is fresh or stale. Raises what the store says if it could not tell."""
+    told = yield Ask([*map(Read, keys), Read(generation)])
+    stamps = tags_.read([generation], told.outcomes[-1:])
+    entries = [
+        _entry(Place(key), outcome, load) if isinstance(outcome, Kept) else None
+        for key, outcome in zip(keys, told.outcomes[:-1], strict=True)
+    ]
+    for outcome in told.outcomes:
+        if isinstance(outcome, Failed) and not isinstance(outcome.error, DamagedValue):
+            raise outcome.error
+    stamps = stamps or {}
+    late = list({tag for entry in entries if entry is not None for tag in entry.stamps if tag != generation})
+    if late:
+        told = yield Ask(list(map(Read, late)))
+        stamps |= tags_.read(late, all_done(told)) or {}
+    judged = [None if entry is None else _judged(entry, stamps, _TERMS, told.now) for entry in entries]
+    return [entry if entry is not None and entry.freshness in _MAY_BE_SHOWN else None for entry in judged]
+
+
+def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[bool]:
+    """Keep what was computed under a lease. False: it was invalidated meanwhile, or somebody else was first.
+
+    `stamps`: of all its tags, from before the computation.
+    """
+    ttl = max(computed.ends) - now
     if ttl <= 0:
         yield from give_back(lease)
         return False
-    packed = _VALUE + vault.pack([[*entry.ends], entry.cost, dict(entry.stamps), entry.value])
-    operations: list[Operation] = [Write(lease.key, packed, ttl=ttl, version=new_version(), expect=lease.expect)]
+    operations: list[Write | Delete] = [
+        Write(lease.key, _written(computed, stamps), ttl=ttl, version=new_version(), expect=lease.expect)
+    ]
     if lease.beside is not None:
         operations.append(Delete(lease.beside[0], expect=lease.beside[1]))
     told = yield Ask(operations)
@@ -243,126 +282,107 @@ def give_back(lease: Lease) -> Steps[None]:
         yield Ask([Delete(lease.key, expect=Version(lease.expect))])
 
 
+def put(place: Place, computed: Computed, now: float) -> Steps[None]:
+    """Keep a value whatever stands there, and whoever computes. Raises what the store says if it was not done."""
+    stamps = yield from tags_.made(
+        place.tags, tags_.read(place.tags, (yield Ask(list(map(Read, place.tags)))).outcomes) or {}
+    )
+    if stamps is None:
+        raise StoreUnavailable("the stamps of a value's tags could not be made")
+    expect: Expected = ABSENT
+    while True:
+        ttl = max(computed.ends) - now
+        written = Write(place.key, _written(computed, stamps), ttl=ttl, version=new_version(), expect=expect)
+        told = yield Ask([written])
+        match told.outcomes[0]:
+            case Conflict(stands=Kept(version=version)):
+                expect = version
+            case Conflict():
+                expect = ABSENT
+            case Failed(DamagedValue()):
+                yield from invalidate([place.key])
+            case Failed(error=error):
+                raise error
+            case _:
+                return
+
+
 def invalidate(keys: Sequence[str]) -> Steps[None]:
     """Nobody who asks from now on is shown what stands under these keys. Raises what the store says if it fails."""
-    told = yield Ask(
-        [Write(key, _TOMBSTONE, ttl=TOMBSTONE_SECONDS, version=new_version(), expect=ANYTHING) for key in keys]
+    all_done(
+        (
+            yield Ask(
+                [Write(key, _TOMBSTONE, ttl=TOMBSTONE_SECONDS, version=new_version(), expect=ANYTHING) for key in keys]
+            )
+        )
     )
-    for outcome in told.outcomes:
-        if isinstance(outcome, Failed):
-            raise outcome.error
-
-
-def invalidate_tags(tags: Sequence[str]) -> Steps[None]:
-    """Every value of these tags that was computed, or whose computation began, before this is a miss from now on."""
-    told = yield Ask([_new_stamp(tag, os.urandom(2 * MARK_BYTES), ANYTHING) for tag in tags])
-    for outcome in told.outcomes:
-        if isinstance(outcome, Failed):
-            raise outcome.error
-
-
-def make_tags_stale(tags: Sequence[str]) -> Steps[None]:
-    """Every such value is computed anew at its next use, and shown meanwhile."""
-    waiting = list(tags)
-    while waiting:
-        told = yield Ask(list(map(Read, waiting)))
-        changed: list[Write] = []
-        for tag, outcome in zip(waiting, told.outcomes, strict=True):
-            match outcome:
-                case Kept(value=stamp, version=version):
-                    changed.append(_new_stamp(tag, stamp[:MARK_BYTES] + os.urandom(MARK_BYTES), version))
-                case Failed(error=error):
-                    raise error  # a tag without a stamp has no values
-        if not changed:
-            return
-        told = yield Ask(changed)
-        for outcome in told.outcomes:
-            if isinstance(outcome, Failed):
-                raise outcome.error
-        waiting = [
-            write.key for write, outcome in zip(changed, told.outcomes, strict=True) if isinstance(outcome, Conflict)
-        ]
 
 
 # --- inside -----------------------------------------------------------------------------------------------------------
 
+_TERMS: Final = Terms(lease=1.0, patience=0.0)
+_MAY_BE_SHOWN: Final = (Freshness.FRESH, Freshness.STALE)
 
-def _claim_beside(place: Place, terms: Terms, stands: Version, entry: Entry) -> Steps[Lease | Unavailable | None]:
+
+def _claim_beside(
+    place: Place, terms: Terms, entry: Entry, stamps: Stamps, known: Sequence[str]
+) -> Steps[Lease | Unavailable | None]:
     """The right to compute a value anew that still stands; None: somebody else has it."""
     version = new_version()
     claim = Write(place.beside, _LEASE, ttl=terms.lease, version=version, expect=ABSENT, look_first=True)
     told = yield Ask([claim])
     match told.outcomes[0]:
         case Written():
-            lease = Lease(place.key, stands, entry.stamps, (place.beside, version), entry)
-            return (yield from _stamped(lease, place.tags))
+            lease = Lease(place.key, entry.version, stamps, (place.beside, version), entry)
+            return (yield from _stamped(lease, known))
         case Conflict():
             return None
     return _unavailable(told.outcomes)
 
 
-def _freshness(entry: Entry, terms: Terms, now: float) -> Freshness:
-    if now >= max(entry.ends):
-        return Freshness.DEAD
-    if now < entry.ends.fresh and not entry.is_stale:
-        return Freshness.STALE if terms.refresh or terms.is_early(entry, now) else Freshness.FRESH
-    if now < entry.ends.stale or entry.is_stale:
-        return Freshness.STALE
-    return Freshness.LAST_RESORT
-
-
-def _entry(vault: Vault, kept: Kept, stamps: Mapping[str, bytes]) -> Entry | bytes:
-    """What stands there: a value, a lease or a tombstone; a value of which a tag has changed counts as the last."""
-    kind, packed = kept.value[:2], kept.value[2:]
-    if kind != _VALUE:
-        return _LEASE if kind == _LEASE else _TOMBSTONE
-    try:
-        ends, cost, its_stamps, value = vault.unpack(packed)
-    except (DamagedValue, ValueError, TypeError):
-        return _TOMBSTONE
-    if any(stamps.get(tag, b"")[:MARK_BYTES] != stamp[:MARK_BYTES] for tag, stamp in its_stamps.items()):
-        return _TOMBSTONE
-    now_stale = any(stamps[tag] != stamp for tag, stamp in its_stamps.items())
-    return Entry(value, Ends(*ends), cost, stamps if now_stale else its_stamps, is_stale=now_stale)
-
-
-def _stamps(tags: Sequence[str], outcomes: Sequence[Outcome]) -> dict[str, bytes] | None:
-    """Those that there are; None: the store could not tell."""
-    stamps = {}
-    for tag, outcome in zip(tags, outcomes, strict=True):
-        match outcome:
-            case Kept(value=stamp):
-                stamps[tag] = stamp
-            case Missing():
-                pass
-            case _:
-                return None
-    return stamps
-
-
 def _stamped(lease: Lease, tags: Sequence[str]) -> Steps[Lease | Unavailable]:
     """The lease, with a stamp for each tag, made where there was none: before anything is computed."""
-    unknown = [tag for tag in tags if tag not in lease.stamps]
-    if not unknown:
-        return lease
-    made = {tag: os.urandom(2 * MARK_BYTES) for tag in unknown}
-    told = yield Ask(
-        [Write(tag, made[tag], ttl=STAMP_SECONDS, version=new_version(), expect=ABSENT) for tag in unknown]
+    stamps = yield from tags_.made(tags, lease.stamps)
+    if stamps is None:
+        yield from give_back(lease)
+        return Unavailable(StoreUnavailable("the stamps of a value's tags could not be made"))
+    return lease._replace(stamps=stamps)
+
+
+def _judged(entry: Entry, stamps: Stamps, terms: Terms, now: float) -> Entry | None:
+    """The entry, with its freshness; None: it is dead."""
+    if now >= max(entry.ends) or tags_.are_dead(entry.stamps, stamps):
+        return None
+    stale = tags_.are_stale(entry.stamps, stamps)
+    if now < entry.ends.fresh and not stale:
+        anew = terms.refresh or terms.is_early(entry, now)
+        return entry._replace(freshness=Freshness.STALE) if anew else entry
+    return entry._replace(freshness=Freshness.STALE if stale or now < entry.ends.stale else Freshness.LAST_RESORT)
+
+
+def _written(computed: Computed, stamps: Stamps) -> bytes:
+    kind = _ERROR if computed.is_error else _VALUE
+    head = _HEAD.pack(kind, *computed.ends, computed.cost, len(stamps))
+    return b"".join(
+        [head, *(tag[-_TAG_CHARACTERS:].encode() + stamp for tag, stamp in stamps.items()), computed.packed]
     )
-    for tag, outcome in zip(unknown, told.outcomes, strict=True):
-        match outcome:
-            case Written():
-                pass
-            case Conflict(stands=Kept(value=stamp)):
-                made[tag] = stamp
-            case _:
-                yield from give_back(lease)
-                return _unavailable(told.outcomes)
-    return lease._replace(stamps={**lease.stamps, **made})
 
 
-def _new_stamp(tag: str, stamp: bytes, expect: Expected) -> Write:
-    return Write(tag, stamp, ttl=STAMP_SECONDS, version=new_version(), expect=expect)
+def _entry(place: Place, kept: Kept, load: Load) -> Entry | None:
+    """The value or error that stands there; None: a lease, a tombstone, or what is not of the type asked for."""
+    body = kept.value
+    if body[:2] not in (_VALUE, _ERROR):
+        return None
+    try:
+        kind, fresh, stale, error, cost, number = _HEAD.unpack_from(body)
+        at, stamps, prefix = _HEAD.size, {}, place.key[:-_TAG_CHARACTERS]
+        for _ in range(number):
+            tag, at = prefix + body[at : at + _TAG_CHARACTERS].decode("ascii"), at + _TAG_CHARACTERS
+            stamps[tag], at = body[at : at + STAMP_BYTES], at + STAMP_BYTES
+        is_error = kind == _ERROR
+        return Entry(load(body[at:], is_error), is_error, Ends(fresh, stale, error), cost, stamps, kept.version)
+    except (Unfit, DamagedValue, ValueError, struct.error):
+        return None
 
 
 def _unavailable(outcomes: Sequence[Outcome]) -> Unavailable:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from serverless_session.records import leases
-from serverless_session.records.leases import Ask, Ends, Entry, Lease, Pause, Place, Steps, Terms, Told
+from serverless_session.records import leases, tags
+from serverless_session.records.leases import Computed, Ends, Entry, Lease, Place, Terms
+from serverless_session.records.steps import Ask, Pause, Steps, Told
 from serverless_session.shared import SharedState
 from serverless_session.stores import MemoryStore, Operation, Outcome
 from serverless_session.testing import ManualClock
@@ -37,6 +38,7 @@ class World:
     computed: int = 0
     find: Callable[..., Steps[leases.Found]] = leases.find
     keep: Callable[..., Steps[bool]] = leases.keep
+    late: Callable[..., Steps[Any]] = tags.late
     invalidate: Callable[..., Steps[None]] = leases.invalidate
 
     def __post_init__(self) -> None:
@@ -44,8 +46,9 @@ class World:
         self.store = MemoryStore(clock=self.clock)
         shared = SharedState(self.store, secret_key=SECRET, clock=self.clock)
         self.records = shared.records("cache")
-        self.place = Place(self.records.key(b"value"), self.records.key(b"value", b"beside"))
+        self.place = Place(self.records.key(b"value"))
         self.tag = self.records.key(b"tag", b"menu")
+        self.watch = self.records.key(b"watch")
         self.tagged = self.place._replace(tags=[self.tag])
 
     def steps(self, steps: Steps[_T], begins: Callable[[], None] = lambda: None) -> Generator[None, None, _T]:
@@ -72,6 +75,9 @@ class World:
         """All of it at once."""
         return result_of(self.steps(steps))
 
+    def load(self, packed: bytes, is_error: bool) -> Any:
+        return self.records.unpack(packed)
+
     def _perform(self, operation: Operation) -> Outcome:
         (outcome,) = done(self.records.perform(operation))
         kept: Outcome = outcome
@@ -79,8 +85,19 @@ class World:
 
     # --- who takes part -----------------------------------------------------------------------------------------------
 
-    def reader(self, place: Place, terms: Terms | None = None, *, fails: bool = False, dies: bool = False) -> Task:
-        """He asks with the first operation, looks at the source, and keeps what he has made of it."""
+    def reader(
+        self,
+        place: Place,
+        terms: Terms | None = None,
+        *,
+        fails: bool = False,
+        dies: bool = False,
+        late: Sequence[str] = (),
+    ) -> Task:
+        """He asks with the first operation, looks at the source, and keeps what he has made of it.
+
+        `late`: tags that he gives the value once it is computed.
+        """
         must_be = 0
         given = terms or Terms(lease=LEASE, patience=0.0)
 
@@ -88,23 +105,28 @@ class World:
             nonlocal must_be
             must_be = must_be or self.must_be
 
-        found = yield from self.steps(self.find(self.records, place, given, self.clock.time()), asks)
+        found = yield from self.steps(self.find(place, given, self.load, self.clock.time()), asks)
         if isinstance(found, Entry):
             self.shown.append((found.value, must_be))
             return
         assert isinstance(found, Lease)
         if dies:
             return
+        watch = (yield from self.steps(tags.watched(self.watch))) if late else None
         yield
         value = self.source
         self.computed += 1
         if fails:
             yield from self.steps(leases.give_back(found))
             return
-        now = self.clock.time()
-        entry = Entry(value, Ends(now + FRESH, now + STALE, now + ERROR), 0.1, found.stamps)
-        yield from self.steps(self.keep(self.records, found, entry, now))
         self.shown.append((value, must_be))
+        stamps = yield from self.steps(self.late(late, found.stamps, self.watch, watch))
+        if stamps is None:
+            yield from self.steps(leases.give_back(found))
+            return
+        now = self.clock.time()
+        computed = Computed(self.records.pack(value), Ends(now + FRESH, now + STALE, now + ERROR), 0.1)
+        yield from self.steps(self.keep(found, computed, stamps, now))
 
     def change(self, how: Callable[[], Steps[None]]) -> Task:
         """The source changes, and the value is invalidated; once that is confirmed, nobody may be shown the old one."""
@@ -112,6 +134,10 @@ class World:
         self.source = 2
         yield from self.steps(how())
         self.must_be = 2
+
+    def change_nothing(self) -> Task:
+        """The watch and the tag have stamps already."""
+        yield from self.steps(tags.invalidate_tags([self.tag], self.watch))
 
     def passing(self, seconds: float) -> Task:
         yield

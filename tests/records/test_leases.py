@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from serverless_session.records import leases
-from serverless_session.records.leases import Entry, Lease, Steps, Terms, invalidate, invalidate_tags
-from serverless_session.stores import ANYTHING, Delete, Operation
+from serverless_session.records import leases, tags
+from serverless_session.records.leases import Computed, Lease, Terms, invalidate
+from serverless_session.records.records import Kept
+from serverless_session.records.steps import Ask, Steps
+from serverless_session.records.tags import Stamps, invalidate_tags
+from serverless_session.stores import ANYTHING, Delete, Operation, Read
 from tests.records.computing import FRESH, LEASE, Task, World, count, each
 
 SOME = 1000
@@ -54,7 +57,7 @@ def a_tag_that_changes(backwards: bool, **broken: Any) -> tuple[World, Sequence[
     return world, [
         world.reader(world.tagged),
         world.reader(world.tagged),
-        world.change(lambda: invalidate_tags([world.tag])),
+        world.change(lambda: invalidate_tags([world.tag], world.watch)),
     ]
 
 
@@ -64,12 +67,35 @@ def a_tag_that_changes_and_is_evicted(backwards: bool, **broken: Any) -> tuple[W
     world.alone(world.reader(world.tagged))
     return world, [
         world.reader(world.tagged),
-        world.change(lambda: invalidate_tags([world.tag])),
+        world.change(lambda: invalidate_tags([world.tag], world.watch)),
         world.evicting(world.tag),
     ]
 
 
+def a_late_tag_that_changes(backwards: bool, **broken: Any) -> tuple[World, Sequence[Task]]:
+    """A tag that the first reader gives his value once he has computed it."""
+    world = World(backwards=backwards, **broken)
+    world.alone(world.change_nothing())
+    return world, [
+        world.reader(world.place, late=[world.tag]),
+        world.change(lambda: invalidate_tags([world.tag], world.watch)),
+    ]
+
+
+def a_late_tag_that_changes_and_is_evicted(backwards: bool, **broken: Any) -> tuple[World, Sequence[Task]]:
+    world, tasks = a_late_tag_that_changes(backwards, **broken)
+    return world, [*tasks, world.evicting(world.tag)]
+
+
+def a_late_tag_and_an_evicted_watch(backwards: bool, **broken: Any) -> tuple[World, Sequence[Task]]:
+    world, tasks = a_late_tag_that_changes(backwards, **broken)
+    return world, [*tasks, world.evicting(world.watch)]
+
+
 SCENARIOS = [
+    a_late_tag_that_changes,
+    a_late_tag_that_changes_and_is_evicted,
+    a_late_tag_and_an_evicted_watch,
     two_readers_and_a_change,
     a_value_and_a_change,
     a_lease_that_ends,
@@ -86,12 +112,33 @@ def test_nobody_is_shown_what_was_invalidated_before_he_asked(scenario: Any) -> 
 # --- broken rules -----------------------------------------------------------------------------------------------------
 
 
-def keep_over_anything(vault: Any, lease: Lease, entry: Entry, now: float) -> Steps[bool]:
-    return leases.keep(vault, lease._replace(expect=ANYTHING), entry, now)
+def keep_over_anything(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[bool]:
+    return leases.keep(lease._replace(expect=ANYTHING), computed, stamps, now)
+
+
+def late_and_trusting(late: Sequence[str], stamps: Stamps, watch: str, was: bytes | None) -> Steps[Any]:
+    """The stamps are read once the value is computed, and nothing else."""
+    told = yield Ask(list(map(Read, late)))
+    return (yield from tags.made(late, {**stamps, **(tags.read(late, told.outcomes) or {})}))
+
+
+def late_and_the_watch_first(late: Sequence[str], stamps: Stamps, watch: str, was: bytes | None) -> Steps[Any]:
+    """The watch is looked at before the stamps."""
+    told = yield Ask([Read(watch)])
+    found = told.outcomes[0]
+    if not isinstance(found, Kept) or found.value != was:
+        return None
+    return (yield from late_and_trusting(late, stamps, watch, was))
+
+
+def keep_with_the_stamps_of_now(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[bool]:
+    """Read when the value is written, not before it was computed."""
+    told = yield Ask(list(map(Read, stamps)))
+    return (yield from leases.keep(lease, computed, tags.read(list(stamps), told.outcomes) or {}, now))
 
 
 def delete_alone(keys: Sequence[str]) -> Steps[None]:
-    yield leases.Ask([Delete(key, expect=ANYTHING) for key in keys])
+    yield Ask([Delete(key, expect=ANYTHING) for key in keys])
 
 
 @pytest.mark.parametrize(
@@ -100,10 +147,22 @@ def delete_alone(keys: Sequence[str]) -> Steps[None]:
         (two_readers_and_a_change, {"keep": keep_over_anything}),
         (a_value_and_a_change, {"keep": keep_over_anything}),
         (a_lease_that_ends, {"keep": keep_over_anything}),
+        (a_late_tag_that_changes, {"late": late_and_trusting}),
+        (a_late_tag_that_changes, {"late": late_and_the_watch_first}),
+        (a_tag_that_changes, {"keep": keep_with_the_stamps_of_now}),
     ],
 )
 def test_a_broken_rule_is_seen(scenario: Any, broken: dict[str, Any]) -> None:
     assert any(world.stale() for world in each(lambda backwards: scenario(backwards, **broken), SOME))
+
+
+def test_a_stamp_that_is_gone_must_not_count_as_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def are_dead(its: Stamps, now: Stamps) -> bool:
+        return any(tag in now and now[tag] != stamp for tag, stamp in its.items())
+
+    monkeypatch.setattr(tags, "are_dead", are_dead)
+    monkeypatch.setattr(tags, "are_stale", are_dead)
+    assert any(world.stale() for world in each(a_tag_that_changes_and_is_evicted, SOME))
 
 
 @pytest.mark.parametrize(("how", "stale"), [(invalidate, False), (delete_alone, True)])
@@ -115,7 +174,7 @@ def test_a_late_copy_of_a_lease_is_stopped_by_the_tombstone(how: Any, stale: boo
     def noting(*given: Any) -> Steps[leases.Found]:
         steps = leases.find(*given)
         asked = next(steps)
-        assert isinstance(asked, leases.Ask)
+        assert isinstance(asked, Ask)
         sent.extend(asked.operations)
         told = yield asked
         try:
@@ -190,7 +249,7 @@ def test_a_source_that_fails_for_ever_is_gone_at_the_last_end() -> None:
     for _ in range(100):
         world.clock.advance(4.0)
         world.alone(world.reader(world.place, fails=True))
-    found = world.run(leases.find(world.records, world.place, PATIENT, world.clock.time()))
+    found = world.run(leases.find(world.place, PATIENT, world.load, world.clock.time()))
     assert isinstance(found, Lease)
     assert found.entry is None
 

@@ -1,0 +1,278 @@
+"""`@cache.cached`: functions whose values are kept. What a caller, a framework and a type checker see of them.
+
+A cached function stays what it was: async or not, with its name, its signature and its docstring. It gains
+`invalidate`, `refresh`, `key` and, where it is not async, `aio`. A method is bound as usual, and so is what it gains.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+from serverless_session.caching import blocking
+from serverless_session.caching.context import CacheContext
+from serverless_session.caching.keys import CallKey
+from serverless_session.caching.policy import CachePolicy
+from serverless_session.caching.shapes import shape_of
+from serverless_session.caching.signatures import CallSignature, KeyPaths
+from serverless_session.errors import ConfigurationError
+from serverless_session.events import tell
+
+if TYPE_CHECKING:
+    from serverless_session.caching.cache import Cache
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R", covariant=True)
+S = TypeVar("S", contravariant=True)
+
+
+class CachedAsync(Protocol[P, R]):
+    """An async function whose values are kept. `key(...)`: what a call is kept under, for `Cache.get` and the like.
+
+    `invalidate(...)`: nobody who asks from now on gets what is kept; raises `StoreError` if it was not done.
+    `refresh(...)`: computes anew whatever is kept, which is shown meanwhile.
+    """
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> Hashable: ...
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> CachedAsync[P, R]: ...
+    @overload
+    def __get__(
+        self: CachedAsync[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
+    ) -> CachedAsync[Q, R]: ...
+
+
+class CachedSync(Protocol[P, R]):
+    """A plain function whose values are kept; as `CachedAsync`, and `aio(...)`: the same for async code."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> Hashable: ...
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> CachedSync[P, R]: ...
+    @overload
+    def __get__(
+        self: CachedSync[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
+    ) -> CachedSync[Q, R]: ...
+
+
+class CacheDecorator(Protocol):
+    """What `Cache.cached` returns. A first parameter that is a `CacheContext` is given by the cache."""
+
+    # What is async is also a function that returns something: the more special stands first, and mypy minds.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[CacheContext, P], Coroutine[Any, Any, R]], /
+    ) -> CachedAsync[P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CachedAsync[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[CacheContext, P], R], /) -> CachedSync[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedSync[P, R]: ...
+
+
+def decorated(
+    cache: Cache,
+    function: Callable[..., Any],
+    policy: CachePolicy,
+    tags: Sequence[str],
+    key: KeyPaths | None,
+) -> Any:
+    """The cached function. Raises `ConfigurationError` for one that cannot be cached."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function) or not callable(function):
+        raise ConfigurationError(
+            "cannot-cache",
+            "only functions that return their value can be cached",
+            looked_at="what is decorated",
+            mend="an `async def` or `def` that returns a list in place of a generator",
+        )
+    calls = _Calls(cache, function, policy, tags, key)
+    if not calls.is_async and (policy.soft_timeout or policy.hard_timeout):
+        raise ConfigurationError(
+            "cannot-cancel",
+            f"{function.__qualname__}() is not async, and nothing can cancel it",
+            looked_at="soft_timeout=, hard_timeout=",
+            mend="an `async def`, or a time-out in what it calls",
+        )
+    return _Method(calls) if calls.is_method else calls.bound()
+
+
+class _Calls:
+    """The calls of one cached function. `function`: what it was made of.
+
+    Its signature is settled when it is decorated or, if annotations name what is written further down, at first use.
+    """
+
+    def __init__(
+        self, cache: Cache, function: Callable[..., Any], policy: CachePolicy, tags: Sequence[str], key: KeyPaths | None
+    ) -> None:
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self._cache = cache
+        self._policy = policy
+        self._given = tags, key
+        self._has_warned = False
+        try:
+            self.signature, self.shape = self._settled
+        except NameError:
+            self.is_method = "." in function.__qualname__.rpartition("<locals>.")[2]
+        else:
+            self.is_method = self.signature.is_method
+
+    @functools.cached_property
+    def _settled(self) -> Any:
+        signature = CallSignature(self.function, *self._given)
+        shape = shape_of(signature.returns, called=f"the value of {self.function.__qualname__}()")
+        return signature, shape
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("signature", "shape"):
+            raise AttributeError(name)
+        self.signature, self.shape = self._settled
+        return getattr(self, name)
+
+    # --- what a caller does -------------------------------------------------------------------------------------------
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallKey:
+        return CallKey(self.signature.key(args, kwargs), self.shape)
+
+    async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
+        signature = self.signature
+        encoded = signature.key(args, kwargs)
+        if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
+            return local[0]
+        compute = self._computation(args, kwargs) if self.is_async else self._in_a_thread(args, kwargs)
+        return await self._wanted(encoded, compute, args, kwargs, refresh=refresh)
+
+    def answer_here(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
+        encoded = self.signature.key(args, kwargs)
+        if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
+            return local[0]
+        self._warn_on_a_loop()
+
+        def make(here: blocking.Here[Any]) -> Coroutine[Any, Any, Any]:
+            def compute(context: CacheContext) -> Awaitable[Any]:
+                return here(lambda: self._call(context, args, kwargs))
+
+            return self._wanted(encoded, compute, args, kwargs, refresh=refresh)
+
+        return blocking.run(make)
+
+    async def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        await self._cache.invalidate(self.key(args, kwargs))
+
+    def invalidate_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._warn_on_a_loop()
+        blocking.run(lambda here: self.invalidate(args, kwargs))
+
+    # --- what a caller sees -------------------------------------------------------------------------------------------
+
+    def bound(self, *to: Any) -> Any:
+        """The function as it is called: `to` the object of a method."""
+        wrapper: Any
+        if self.is_async:
+
+            @functools.wraps(self.function)
+            async def cached_async(*args: Any, **kwargs: Any) -> Any:
+                return await self.answer((*to, *args), kwargs)
+
+            async def invalidate(*args: Any, **kwargs: Any) -> None:
+                await self.invalidate((*to, *args), kwargs)
+
+            async def refresh(*args: Any, **kwargs: Any) -> Any:
+                return await self.answer((*to, *args), kwargs, refresh=True)
+
+            wrapper = cached_async
+            wrapper.invalidate, wrapper.refresh = invalidate, refresh
+        else:
+
+            @functools.wraps(self.function)
+            def cached(*args: Any, **kwargs: Any) -> Any:
+                return self.answer_here((*to, *args), kwargs)
+
+            def invalidate_here(*args: Any, **kwargs: Any) -> None:
+                self.invalidate_here((*to, *args), kwargs)
+
+            def refresh_here(*args: Any, **kwargs: Any) -> Any:
+                return self.answer_here((*to, *args), kwargs, refresh=True)
+
+            async def aio(*args: Any, **kwargs: Any) -> Any:
+                return await self.answer((*to, *args), kwargs)
+
+            wrapper = cached
+            wrapper.invalidate, wrapper.refresh, wrapper.aio = invalidate_here, refresh_here, aio
+        wrapper.key = lambda *args, **kwargs: self.key((*to, *args), kwargs)
+        if "signature" in vars(self):
+            del wrapper.__wrapped__  # frameworks would look at the function behind it, and see the CacheContext
+            public = self.signature.public
+            wrapper.__signature__ = (
+                public.replace(parameters=list(public.parameters.values())[len(to) :]) if to else public
+            )
+        return wrapper
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _wanted(
+        self,
+        encoded: bytes,
+        compute: Callable[[CacheContext], Awaitable[Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        refresh: bool,
+    ) -> Coroutine[Any, Any, Any]:
+        signature = self.signature
+        return self._cache._answer(
+            encoded,
+            compute,
+            self._policy,
+            self.shape,
+            signature.tags(args, kwargs),
+            takes_context=signature.takes_context,
+            refresh=refresh,
+        )
+
+    def _computation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[CacheContext], Awaitable[Any]]:
+        return lambda context: self._call(context, args, kwargs)
+
+    def _in_a_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[CacheContext], Awaitable[Any]]:
+        from anyio import to_thread
+
+        return lambda context: to_thread.run_sync(lambda: self._call(context, args, kwargs))
+
+    def _call(self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.signature.takes_context:
+            return self.function(*args, **kwargs)
+        at = 1 if self.is_method else 0
+        return self.function(*args[:at], context, *args[at:], **kwargs)
+
+    def _warn_on_a_loop(self) -> None:
+        if not self._has_warned and blocking.is_on_a_loop():
+            self._has_warned = True
+            tell("cache.blocks_the_loop", {"function": self.function.__qualname__})
+
+
+class _Method:
+    """A cached function in a class, bound to the object that it is asked of."""
+
+    def __init__(self, calls: _Calls) -> None:
+        self._calls = calls
+        self._unbound = calls.bound()
+        functools.update_wrapper(self, self._unbound)
+
+    def __get__(self, instance: object | None, owner: type | None = None) -> Any:
+        return self._unbound if instance is None else self._calls.bound(instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._unbound(*args, **kwargs)

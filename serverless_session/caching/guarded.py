@@ -1,0 +1,104 @@
+"""How a cache's operations reach the store: guarded, so that a store that fails costs next to nothing; or surely.
+
+Guarded, a call may take `PATIENCE` and no more, because computing is the other way; once one failed, a `Breaker` keeps
+all others from asking until a probe, sent beside the work, was answered. What must not be swallowed (an invalidation)
+is carried out surely: it always asks, has the whole time-out, and raises what the store says if it was not done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from serverless_session.caching.breaker import Breaker
+from serverless_session.deadline import time_left, within
+from serverless_session.errors import StoreError, StoreUnavailable, UnreadableValue, ValueTooLarge
+from serverless_session.events import tell
+from serverless_session.records.records import Records
+from serverless_session.records.steps import Ask, Steps, Told, surely
+from serverless_session.shared import SharedState
+from serverless_session.stores.contract import Failed, Operation, Outcome, Read, Store
+
+_T = TypeVar("_T")
+
+PATIENCE: Final = 0.05
+"""Seconds that one guarded call of the store may take."""
+
+_RESTING: Final = StoreUnavailable("a store that failed a moment ago is not asked")
+
+
+class GuardedStore:
+    """The store of `shared`, as caches ask it."""
+
+    def __init__(self, shared: SharedState, records: Records) -> None:
+        self._shared = shared
+        self._records = records
+        self._breakers: weakref.WeakKeyDictionary[Store, Breaker] = weakref.WeakKeyDictionary()
+        self._probes: set[asyncio.Task[None]] = set()
+
+    async def carry_out(self, steps: Steps[_T]) -> _T:
+        """Do what rules ask for; where the store fails, they are told so."""
+        try:
+            asked = next(steps)
+            while True:
+                if isinstance(asked, Ask):
+                    outcomes = await self._ask(asked.operations)
+                else:
+                    await asyncio.sleep(asked.seconds)
+                    outcomes = ()
+                asked = steps.send(Told(outcomes, self._shared.clock.time()))
+        except StopIteration as stop:
+            result: _T = stop.value
+            return result
+
+    async def surely(self, make: Callable[[], Steps[_T]]) -> _T:
+        """Do what rules ask for, whatever the breaker says. Raises `StoreError` if it was not done."""
+        return await surely(make, self._records.perform, self._shared.clock)
+
+    async def _ask(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        store = self._shared.store
+        breaker = self._breakers.get(store)
+        if breaker is not None and not breaker.is_closed:
+            self._probe_if_due(store, breaker)
+            return [Failed(_RESTING) for _ in operations]
+        in_a_hurry = time_left(PATIENCE) < PATIENCE  # what is not answered then, says nothing of the store
+        with within(PATIENCE):
+            outcomes = await self._records.perform(*operations)
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                self._note(store, outcome.error, in_a_hurry=in_a_hurry)
+        return outcomes
+
+    def _note(self, store: Store, error: Exception, *, in_a_hurry: bool) -> None:
+        match error:
+            case ValueTooLarge(size_bytes=size, largest_bytes=largest):
+                tell("cache.too_large", {"size_bytes": size, "limit_bytes": largest})
+            case StoreError() if not in_a_hurry:
+                breaker = self._breakers.setdefault(store, Breaker())
+                if breaker.is_closed:
+                    breaker.failed(time.monotonic())
+                    tell("cache.store_failed", {"error": error.code, "what": str(error)})
+                    self._probe_if_due(store, breaker)
+            case UnreadableValue() if error.code != "damaged-value":
+                tell("store.unreadable", {"error": error.code, "what": str(error)})
+
+    def _probe_if_due(self, store: Store, breaker: Breaker) -> None:
+        if breaker.takes_probe(time.monotonic()):
+            probe = asyncio.ensure_future(self._probe(store, breaker))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+
+    async def _probe(self, store: Store, breaker: Breaker) -> None:
+        """Asks for what is not there. With more time than a guarded call has: it may have to connect."""
+        answered = False
+        try:
+            with within(self._shared.timeout):
+                (outcome,) = await store.perform(Read(f"{self._shared.namespace}:connect"))
+            answered = not isinstance(outcome, Failed)
+        finally:
+            breaker.probed(time.monotonic(), answered=answered)
+        if answered:
+            tell("cache.store_back")

@@ -1,0 +1,286 @@
+"""One value: found, or computed and kept. `leases` and `tags` decide; this carries out and measures."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple
+
+from serverless_session.caching.context import CacheContext, NotModified
+from serverless_session.caching.flights import Rest
+from serverless_session.caching.guarded import GuardedStore
+from serverless_session.caching.policy import CachePolicy
+from serverless_session.caching.shapes import Shape
+from serverless_session.caching.stats import Answer
+from serverless_session.deadline import has_invocation_end, seconds, time_left
+from serverless_session.errors import ComputationTimeout, ValueNotSerializable
+from serverless_session.records import leases, tags
+from serverless_session.records.leases import Computed, Entry, Freshness, Lease, Place, Terms, Unfit
+from serverless_session.records.records import Records
+from serverless_session.shared import SharedState
+
+LEASE_SECONDS: Final = 30.0
+LEAST_LEASE_SECONDS: Final = 0.1
+PATIENCE_WITH_OTHERS: Final = 10.0
+"""Seconds to wait for another's computation."""
+
+_random: Final = random.SystemRandom().random
+"""The system's: copies of one snapshot must not draw the same."""
+
+computing: ContextVar[frozenset[str]] = ContextVar("serverless_session_computing", default=frozenset())
+"""The keys whose values are being computed around here: who asks for one of them again would wait for himself."""
+
+
+class Loaded(NamedTuple):
+    """What is kept, as it is shown (`value`), before its shape was put to it (`plain`), and in bytes."""
+
+    value: Any
+    plain: Any
+    packed: bytes
+
+
+class Answered(NamedTuple):
+    """`cost`: seconds that the computation took. `loaded`: None for what is raised, which is the `error`.
+
+    `is_kept`, `fresh_until`, `stamps`: whether the store has it, until when it is fresh, and the keys of its tags.
+    """
+
+    answer: Answer
+    cost: float
+    loaded: Loaded | None = None
+    error: Exception | None = None
+    is_kept: bool = False
+    fresh_until: float = 0.0
+    tags: frozenset[str] = frozenset()
+
+
+class Wanted(NamedTuple):
+    """What a call wants. `takes_context`: the computation may give the value tags of its own.
+
+    `tags`: what they are called; their keys stand in `place`.
+    """
+
+    place: Place
+    compute: Callable[[CacheContext], Awaitable[Any]]
+    policy: CachePolicy
+    shape: Shape
+    tags: tuple[str, ...] = ()
+    takes_context: bool = False
+    refresh: bool = False
+
+
+class Lookup:
+    """Looks values up, for one cache. `tag_key`: the key of a tag; `watch`: that of the watch over late tags."""
+
+    def __init__(
+        self, shared: SharedState, records: Records, store: GuardedStore, tag_key: Callable[[str], str], watch: str
+    ) -> None:
+        self._shared = shared
+        self._records = records
+        self._store = store
+        self._tag_key = tag_key
+        self._watch = watch
+
+    async def look(self, wanted: Wanted) -> Answered | Rest[Answered]:
+        """What is there, or what is to be computed."""
+        policy = wanted.policy
+        longest = LEASE_SECONDS if policy.hard_timeout is None else seconds(policy.hard_timeout) + 1.0
+        soft = None if policy.soft_timeout is None else seconds(policy.soft_timeout)
+        terms = Terms(
+            lease=max(min(longest, time_left(longest)), LEAST_LEASE_SECONDS),
+            patience=PATIENCE_WITH_OTHERS,
+            soft=soft,
+            is_early=functools.partial(_is_early, policy),
+            refresh=wanted.refresh,
+        )
+        load = self.loader(wanted.shape, policy)
+        found = await self._store.carry_out(leases.find(wanted.place, terms, load, self._shared.clock.time()))
+        if isinstance(found, Entry):
+            return answered(found)
+        lease = found if isinstance(found, Lease) else None
+        entry = lease.entry if lease is not None else None
+        if entry is None:
+            return Rest(lambda: self._compute(wanted, lease))
+        return Rest(
+            lambda: self._compute(wanted, lease),
+            alone=True,
+            soft=soft,
+            meanwhile=answered(entry._replace(freshness=Freshness.STALE)),
+            goes_on=not has_invocation_end(),
+        )
+
+    def loader(self, shape: Shape, policy: CachePolicy | None) -> leases.Load:
+        """What makes of packed bytes what is shown."""
+        unpack = self._records.unpack
+
+        def load(packed: bytes, is_error: bool) -> Any:
+            plain = unpack(packed)
+            if is_error:
+                return _error_of(plain, policy.negative_errors if policy is not None else ())
+            return Loaded(shape.load(plain), plain, packed)
+
+        return load
+
+    def again(self, found: Answered, shape: Shape) -> Answered:
+        """The same for somebody else, who may change what he gets."""
+        if found.loaded is None:
+            return found
+        plain = self._records.unpack(found.loaded.packed)
+        return found._replace(loaded=found.loaded._replace(value=shape.load(plain), plain=plain))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _compute(self, wanted: Wanted, lease: Lease | None) -> Answered:
+        entry = lease.entry if lease is not None and lease.entry is not None and not lease.entry.is_error else None
+        context = CacheContext(wanted.tags, None if entry is None else entry.value.value, has_stale=entry is not None)
+        began = time.monotonic()
+        is_given_back = False
+        try:
+            watch = None
+            if lease is not None and wanted.takes_context:
+                watch = await self._store.carry_out(tags.watched(self._watch))
+            value = await self._computed(wanted, context, entry)
+            cost = time.monotonic() - began
+            plain = wanted.shape.dump(value)
+            packed = self._records.pack(plain)
+            is_given_back = True
+            kept = await self._keep(wanted, context, lease, packed, cost, watch, is_none=value is None)
+        except Exception as error:
+            if lease is None:
+                raise
+            negative = None if isinstance(error, ValueNotSerializable) else self._negative(wanted.policy, error)
+            if negative is not None:
+                computed = Computed(negative[0], negative[1], time.monotonic() - began, is_error=True)
+                now = self._shared.clock.time()
+                await self._store.carry_out(leases.keep(lease, computed, _of(lease, wanted.place.tags), now))
+            elif not is_given_back:
+                await self._store.carry_out(leases.give_back(lease))
+            if entry is not None and not isinstance(error, ValueNotSerializable) and self._may_be_shown(entry):
+                return answered(entry._replace(freshness=Freshness.LAST_RESORT))
+            raise
+        except BaseException:
+            if lease is not None:
+                await self._store.carry_out(leases.give_back(lease))
+            raise
+        loaded = Loaded(value, plain, packed)
+        if kept is None:
+            return Answered(Answer.MISS if lease is not None else Answer.ERROR, cost, loaded)
+        ends, stamps = kept
+        return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, frozenset(stamps))
+
+    async def _computed(self, wanted: Wanted, context: CacheContext, entry: Entry | None) -> Any:
+        token = computing.set(computing.get() | {wanted.place.key})
+        hard = wanted.policy.hard_timeout
+        limit = asyncio.timeout(None if hard is None else seconds(hard))
+        try:
+            async with limit:
+                return await wanted.compute(context)
+        except NotModified:
+            if entry is None:
+                raise RuntimeError(
+                    "NotModified was raised, and there is no stale value: ask context.has_stale"
+                ) from None
+            return entry.value.value
+        except TimeoutError:
+            if limit.expired():
+                assert hard is not None
+                raise ComputationTimeout(seconds(hard)) from None
+            raise
+        finally:
+            computing.reset(token)
+
+    async def _keep(
+        self,
+        wanted: Wanted,
+        context: CacheContext,
+        lease: Lease | None,
+        packed: bytes,
+        cost: float,
+        watch: bytes | None,
+        *,
+        is_none: bool,
+    ) -> tuple[leases.Ends, dict[str, bytes]] | None:
+        """Its ends and stamps, if it was kept."""
+        if lease is None:
+            return None
+        stamps = None
+        if context.store:
+            late = [self._tag_key(tag) for tag in context.tags]
+            known = _of(lease, wanted.place.tags)
+            if tuple(context.tags) != wanted.tags:
+                stamps = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
+                stamps = None if stamps is None else known | {tag: stamps[tag] for tag in late}
+            else:
+                stamps = known
+        if stamps is None:
+            await self._store.carry_out(leases.give_back(lease))
+            return None
+        now = self._shared.clock.time()
+        negative = wanted.policy.negative_ends(now) if is_none and context.ttl is None else None
+        ttl = None if context.ttl is None else seconds(context.ttl)
+        ends = negative or wanted.policy.ends(now, _random(), ttl=ttl)
+        kept = await self._store.carry_out(leases.keep(lease, Computed(packed, ends, cost), stamps, now))
+        return (ends, stamps) if kept else None
+
+    def _negative(self, policy: CachePolicy, error: Exception) -> tuple[bytes, leases.Ends] | None:
+        """An exception in bytes, and its ends, if it is one that is kept."""
+        ends = policy.negative_ends(self._shared.clock.time())
+        if ends is None or not isinstance(error, policy.negative_errors):
+            return None
+        plain = [_name(type(error)), list(error.args), {k: v for k, v in vars(error).items() if k != "__notes__"}]
+        try:
+            packed = self._records.pack(plain)
+            same = _error_of(self._records.unpack(packed), policy.negative_errors)
+        except (ValueNotSerializable, Unfit):
+            return None
+        return (packed, ends) if same.args == error.args and str(same) == str(error) else None
+
+    def _may_be_shown(self, entry: Entry) -> bool:
+        """Where computing fails."""
+        return self._shared.clock.time() < entry.ends.error
+
+
+def answered(entry: Entry) -> Answered:
+    """What stands in the store, as an answer."""
+    fresh = Answer.WAIT if entry.waited else Answer.HIT
+    answer = fresh if entry.freshness is Freshness.FRESH else Answer.STALE
+    if entry.is_error:
+        return Answered(answer, entry.cost, error=entry.value)
+    return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, frozenset(entry.stamps))
+
+
+def _is_early(policy: CachePolicy, entry: Entry, now: float) -> bool:
+    return policy.is_early(entry.ends.fresh, entry.cost, now, lambda: 1 - _random())
+
+
+def _of(lease: Lease, keys: Any) -> dict[str, bytes]:
+    return {tag: lease.stamps[tag] for tag in keys}
+
+
+def _error_of(plain: Any, kinds: tuple[type[Exception], ...]) -> Exception:
+    """An exception that was kept, of one of these types or one below it; it is made without its constructor."""
+    try:
+        name, args, state = plain
+        for kind in _with_all_below(kinds):
+            if _name(kind) == name:
+                error: Exception = kind.__new__(kind, *args)
+                error.args = tuple(args)
+                error.__dict__.update(state)
+                return error
+    except (ValueError, TypeError):
+        pass
+    raise Unfit
+
+
+def _with_all_below(kinds: tuple[type[Exception], ...]) -> Iterator[type[Exception]]:
+    for kind in kinds:
+        yield kind
+        yield from _with_all_below(tuple(kind.__subclasses__()))
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
