@@ -180,9 +180,7 @@ def test_the_panel_shows_trips_and_their_times_and_what_the_cache_answered(ada: 
     page, post, *_ = rows(ada)
     time = r"\d+(\.\d+)? ms"
     assert re.fullmatch(rf"GET / this page copy [AB] hit 2 trips session read {time} list read {time}", page)
-    assert re.fullmatch(
-        rf"POST /cart 303 copy [AB] {time} 2 trips session read {time} session write {time}", post
-    )
+    assert re.fullmatch(rf"POST /cart 303 copy [AB] {time} 2 trips session read {time} session write {time}", post)
     ada.click("#stampede-gone")
     ada.until(lambda: re.search("^50 × .* 1 miss .* wait", rows(ada)[1]))
     ada.click("#stampede-old")

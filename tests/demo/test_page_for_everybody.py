@@ -83,9 +83,7 @@ def test_landmarks_headings_and_names(browser: Browser, address: str) -> None:
     browser.visit(address)
     with_a_cart(browser)
     nodes = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    seen = [
-        (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored")
-    ]
+    seen = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored")]
     assert {("banner", ""), ("main", ""), ("complementary", "Behind the counter"), ("contentinfo", "")} <= set(seen)
     names = [name for role, name in seen if role == "button"]
     assert "Add a blue mug to the cart" in names

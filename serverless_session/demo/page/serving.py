@@ -7,10 +7,11 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from serverless_session.codec.keys import KeyRing
 from serverless_session.demo.beside import described, opener, probe, remove
@@ -50,26 +51,36 @@ def serve(
 
 async def _serve(store: Store | str, host: str, listening: socket.socket, ready: Callable[[str, str], None]) -> None:
     async with _opened(store) as (location, local):
-        open_store = opener(location)
-        namespace, secret = f"demo-{os.urandom(4).hex()}", os.urandom(32).hex()
         backstage = Backstage(store=_named(location, local), book=Book(), copies=COPIES, local=local)
-        states = [
-            SharedState(
-                ObservedStore(open_store(), backstage.book, sessions=f"{namespace}:session:"),
-                secret_key=KeyRing(secret),
-                namespace=namespace,
-            )
-            for _ in COPIES
-        ]
-        await probe(states[0].store, f"{namespace}:probe")
-        copies = [shop(name, shared, backstage) for name, shared in zip(COPIES, states, strict=True)]
+        states = shared_by_copies(opener(location), backstage)
+        beside = states[0]
+        await probe(beside.store, f"{beside.namespace}:probe")
+        app = open_shop(states, backstage, hosts=_hosts(host))
         try:
-            app = front(copies, backstage, states[0], hosts=_hosts(host))
             await _run(app, listening, lambda: ready(_address(listening), backstage.store))
         finally:
-            await remove(states[0].store, backstage.book.written)
+            await remove(beside.store, backstage.book.written)
             for shared in states:
                 await shared.aclose()
+
+
+def shared_by_copies(open_store: Callable[[], Store], backstage: Backstage) -> list[SharedState]:
+    """What each copy holds of what all share: a connection of its own to the same records."""
+    namespace, keys = f"demo-{os.urandom(4).hex()}", KeyRing(os.urandom(32).hex())
+    return [
+        SharedState(
+            ObservedStore(open_store(), backstage.book, sessions=f"{namespace}:session:"),
+            secret_key=keys,
+            namespace=namespace,
+        )
+        for _ in backstage.copies
+    ]
+
+
+def open_shop(states: Sequence[SharedState], backstage: Backstage, *, hosts: frozenset[str] | None) -> ASGIApp:
+    """All of the page: a copy of the shop for each state, and the front. `hosts`: as of the `Guard`."""
+    copies = [shop(name, shared, backstage) for name, shared in zip(backstage.copies, states, strict=True)]
+    return front(copies, backstage, states[0], hosts=hosts)
 
 
 @contextlib.asynccontextmanager
@@ -86,9 +97,9 @@ async def _opened(store: Store | str) -> AsyncIterator[tuple[Store | str, LocalS
         local.close()
 
 
-async def _run(app: object, listening: socket.socket, ready: Callable[[], None]) -> None:
+async def _run(app: ASGIApp, listening: socket.socket, ready: Callable[[], None]) -> None:
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         lifespan="off",
         ws="none",
         log_level="warning",
