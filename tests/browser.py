@@ -1,8 +1,8 @@
 """A real browser for the tests: Debian's Chromium without a window, driven over WebDriver.
 
-It keeps to the machine (no updates, no background requests) and writes into an empty folder of its own. One is shared by
-the tests of a worker; each begins with `fresh()`. Nothing sleeps: `until` asks again and again for what can be seen. A
-browser that is not there is named with the command that brings it, as a server is (`tests.servers`).
+It keeps to the machine (no updates, no background requests) and writes into an empty folder of its own. One is shared
+by the tests of a worker; each begins with `fresh()`. Nothing sleeps: `until` asks again and again for what can be seen.
+A browser that is not there is named with the command that brings it, as a server is (`tests.servers`).
 
     with chromium() as browser:
         browser.visit(url)
@@ -118,7 +118,7 @@ class Browser:
 
     def errors(self) -> list[str]:
         """What the browser complained about since it was last asked: errors of scripts, resources and policies."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]
+        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
 @contextmanager

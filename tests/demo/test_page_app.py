@@ -23,7 +23,6 @@ from serverless_session.demo.page.local_store import LocalStore
 from serverless_session.demo.page.observing import Book
 from serverless_session.demo.page.serving import open_shop, shared_by_copies
 from serverless_session.demo.page.shop import SAID, Backstage
-from serverless_session.errors import ConfigurationError
 from serverless_session.stores import Found, MemoryStore, Write
 from serverless_session.stores.contract import Version
 from serverless_session.testing import FaultyStore
@@ -46,7 +45,8 @@ def client(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Test
 
 
 def notice(page: str) -> str:
-    return re.findall(r'<p id="notice"[^>]*>(.*?)</p>', page, re.DOTALL)[0]
+    (said,) = re.findall(r'<p id="notice"[^>]*>(.*?)</p>', page, re.DOTALL)
+    return str(said)
 
 
 # --- whom it refuses --------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_who_waits_for_a_second_tab_in_vain_goes_on_alone(client: TestClient, mo
 
 async def test_two_who_know_the_same_word_meet() -> None:
     meetings = meeting.Meetings()
-    assert await asyncio.gather(meetings.meet("a"), meetings.meet("a")) == [True, True]
+    assert all(await asyncio.gather(meetings.meet("a"), meetings.meet("a")))
     waiting = asyncio.ensure_future(meetings.meet("a"))
     await asyncio.sleep(0)
     waiting.cancel()
@@ -198,7 +198,7 @@ def started(*options: str) -> subprocess.Popen[str]:
 
 def address_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    return re.findall(r"http://\S+", process.stdout.readline())[0]
+    return str(re.findall(r"http://\S+", process.stdout.readline())[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -206,8 +206,9 @@ def test_it_ends_when_told_to_and_leaves_nothing_behind(valkey: Server, number: 
     with redis.Redis(port=valkey.port, db=6) as server, started("--store", f"{valkey.url}/6") as process:
         with httpx2.Client(base_url=address_of(process), follow_redirects=True) as visitor:
             assert "Good day" in visitor.post("/login", data={"name": "Ada"}).text
-        assert any(b":session:" in key for key in server.keys())
-        assert any(b":cache:" in key for key in server.keys())
+        written = server.keys()
+        assert any(b":session:" in key for key in written)
+        assert any(b":cache:" in key for key in written)
         process.send_signal(number)
         out, err = process.communicate(timeout=10)
         assert (process.returncode, err) == (0, "")
