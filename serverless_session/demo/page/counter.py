@@ -44,7 +44,7 @@ class Row:
     copy: str
     crowd: int
     status: int | None
-    milliseconds: str
+    took: str
     trips: list[TripShown]
     number_of_trips: int
     answers: list[AnswerShown]
@@ -55,7 +55,7 @@ class TripShown:
     """`fate`: "", "refused" or "failed"."""
 
     asked: str
-    milliseconds: str
+    took: str
     fate: str
 
 
@@ -66,7 +66,7 @@ def row(seen: Seen) -> Row:
         copy=seen.copy,
         crowd=seen.crowd,
         status=seen.status,
-        milliseconds=_milliseconds(seen.seconds) if seen.seconds else "",
+        took=milliseconds(seen.seconds) if seen.seconds else "",
         trips=[] if seen.crowd > 1 else [_trip(trip) for trip in seen.trips],
         number_of_trips=len(seen.trips),
         answers=[
@@ -78,12 +78,11 @@ def row(seen: Seen) -> Row:
 
 def _trip(trip: Trip) -> TripShown:
     fate = "failed" if trip.failed else "refused" if trip.refused else ""
-    return TripShown(
-        asked=f"{trip.what_for} {' + '.join(trip.asked)}", milliseconds=_milliseconds(trip.seconds), fate=fate
-    )
+    return TripShown(asked=f"{trip.what_for} {' + '.join(trip.asked)}", took=milliseconds(trip.seconds), fate=fate)
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """A time as it is shown: fewer digits for what takes long."""
     return f"{seconds * 1000:.{0 if seconds >= 0.1 else 1 if seconds >= 0.001 else 2}f} ms"
 
 

@@ -49,7 +49,9 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                answered = MutableHeaders(scope=message)
+                answered.update(_HEADERS)
+                answered.setdefault("cache-control", "no-cache")  # a newer demo on the same port is another page
             await send(message)
 
         headers = Headers(scope=scope)

@@ -18,17 +18,17 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serverless_session.caching.stats import Answer, watch
-from serverless_session.stores.contract import Conflict, Failed, Found, Operation, Outcome, Read, Store, Write
+from serverless_session.stores.contract import ABSENT, Conflict, Failed, Found, Operation, Outcome, Read, Store, Write
 
-KEPT_REQUESTS: Final = 9
+KEPT_REQUESTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trip:
     """One call of the store: what for (`session` or `list`), and what was `asked`, each once.
 
-    `refused`: a session was to be written, and somebody else had written it meanwhile. Where a cache would write and
-    something stands there, that is what it wanted to know: it was a read.
+    `refused`: a session was to be written, and somebody else had written it meanwhile. A cache asks for its list by
+    claiming the computation: where something stands there already, it has read it.
     """
 
     what_for: str
@@ -128,13 +128,13 @@ class ObservedStore(Store):
 
 
 def _trip(what_for: str, operations: Sequence[Operation], outcomes: Sequence[Outcome], seconds: float) -> Trip:
-    kinds = [type(operation).__name__.lower() for operation in operations]
     refused = any(isinstance(outcome, Conflict) for outcome in outcomes)
-    if refused and what_for == "list":
-        kinds = ["read"]
+    asked = [type(operation).__name__.lower() for operation in operations]
+    if what_for == "list" and isinstance(operations[0], Write) and operations[0].expect is ABSENT:
+        asked = ["read" if refused else "claim"]
     return Trip(
         what_for=what_for,
-        asked=tuple(dict.fromkeys(kinds)),
+        asked=tuple(dict.fromkeys(asked)),
         seconds=seconds,
         failed=any(isinstance(outcome, Failed) for outcome in outcomes),
         refused=refused and what_for == "session",

@@ -19,7 +19,7 @@ from fastapi.templating import Jinja2Templates
 
 from serverless_session import Cache, CachePolicy, Session, SessionMiddleware, SharedState
 from serverless_session.demo.page import stampede
-from serverless_session.demo.page.counter import ANSWERS, both_sides, row
+from serverless_session.demo.page.counter import ANSWERS, both_sides, milliseconds, row
 from serverless_session.demo.page.goods import GOODS, count_the_shelves, money
 from serverless_session.demo.page.local_store import LocalStore
 from serverless_session.demo.page.meeting import Meetings
@@ -79,6 +79,7 @@ def shop(name: str, shared: SharedState, backstage: Backstage) -> FastAPI:
         began = time.perf_counter()
         listed = await products()
         seen, seconds = current(), time.perf_counter() - began
+        answer = seen.answers[-1]
         cart = [] if session is None else session.get("cart", [])
         return templates.TemplateResponse(
             request,
@@ -89,8 +90,9 @@ def shop(name: str, shared: SharedState, backstage: Backstage) -> FastAPI:
                 "goods": GOODS,
                 "listed": listed,
                 "counted_at": _clock_time(listed["counted_at"]),
-                "list_answer": seen.answers[-1].value,
-                "list_milliseconds": round(seconds * 1000, 1),
+                "list_answer": answer.value,
+                "list_answer_name": ANSWERS[answer][0],
+                "list_took": milliseconds(seconds),
                 "is_down": session is None,
                 "user": None if session is None else session.user_id,
                 "is_known": session is not None and not session.is_new,

@@ -22,11 +22,15 @@ async function ask(path, options) {
   try {
     const answer = await fetch(path, options);
     show(new DOMParser().parseFromString(await answer.text(), "text/html"));
-  } catch {
-    notice.textContent = "The shop does not answer. Has the demo ended?";
   } finally {
     busy(-1);
   }
+}
+
+function unanswered(error) {
+  if (!(error instanceof TypeError)) throw error; // fetch raises it where nobody answers
+  notice.className = "notice down";
+  notice.textContent = "The shop does not answer. Has the demo ended?";
 }
 
 function show(page) {
@@ -62,7 +66,7 @@ async function send(form, submitter) {
 }
 
 // Both tabs send the same word along, and the shop lets neither write before both have read.
-function openSecondTab() {
+async function openSecondTab() {
   const word = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16)).join("");
   window.wordForSecondTab = word;
   if (!window.open("/", "_blank")) {
@@ -70,7 +74,7 @@ function openSecondTab() {
     return;
   }
   notice.textContent = "This tab has read the cart, and waits until the second one has too.";
-  addTogether(FIRST_TAB_ADDS, word);
+  await addTogether(FIRST_TAB_ADDS, word);
 }
 
 async function addTogether(item, meet) {
@@ -94,15 +98,17 @@ document.addEventListener("submit", async (event) => {
   if (form.dataset.running) return;
   form.dataset.running = "yes";
   try {
-    if ("secondTab" in form.dataset) openSecondTab();
+    if ("secondTab" in form.dataset) await openSecondTab();
     else if ("stampede" in form.dataset) await drawStampede(form, busy).then(() => ask("/"));
     else await send(form, event.submitter);
+  } catch (error) {
+    unanswered(error);
   } finally {
     delete form.dataset.running;
   }
 });
 
-others?.addEventListener("message", () => ask("/"));
+others?.addEventListener("message", () => ask("/").catch(unanswered));
 
 const word = wordFromOpener();
-if (word) addTogether(SECOND_TAB_ADDS, word);
+if (word) addTogether(SECOND_TAB_ADDS, word).catch(unanswered);

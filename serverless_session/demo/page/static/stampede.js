@@ -1,14 +1,13 @@
 // Fifty requests, drawn while they run: each a line from the moment it asks to the moment it is answered, and below
 // them, on the same clock, the computations.
 
-const WIDTH = 640;
-const LEFT = 8;
-const RIGHT = 632;
+const MARGIN = 8;
 const TOP = 8;
 const LANE = 3.4;
 const WORK_TOP = 190;
 const WORK_HEIGHT = 12;
 const AXIS = 214;
+const HEIGHT = 236;
 const SVG = "http://www.w3.org/2000/svg";
 
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
@@ -65,6 +64,8 @@ class Drawing {
     this.lines = this.group("requests");
     this.bars = this.group("works");
     byId("drawing").hidden = false;
+    this.width = this.chart.clientWidth; // one unit is one pixel, so that text is as large as elsewhere
+    this.chart.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
     this.count();
     this.drawAxis();
   }
@@ -124,7 +125,7 @@ class Drawing {
   }
 
   x(at) {
-    return LEFT + (at / this.span) * (RIGHT - LEFT);
+    return MARGIN + (at / this.span) * (this.width - 2 * MARGIN);
   }
 
   draw() {
@@ -156,7 +157,7 @@ class Drawing {
       line.setAttribute("y1", TOP - 4);
       line.setAttribute("y2", AXIS);
       const text = this.add(this.axis, "text", "time");
-      text.setAttribute("x", Math.min(Math.max(this.x(at), LEFT + 10), WIDTH - 22));
+      text.setAttribute("x", Math.min(Math.max(this.x(at), MARGIN + 4), this.width - MARGIN - 12));
       text.setAttribute("y", AXIS + 16);
       text.textContent = at === 0 ? "0" : `${at.toFixed(1)} s`;
     }
