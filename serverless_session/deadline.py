@@ -71,15 +71,21 @@ def time_left(default: float = DEFAULT_SECONDS) -> float:
     return left if invocation is None else min(left, invocation.at - now)
 
 
-@contextmanager
-def within(limit: float) -> Iterator[None]:
+class within:
     """All store calls inside end `limit` seconds from now, or earlier if an enclosing limit says so."""
-    ends, outer = time.monotonic() + limit, _limit_ends.get()
-    token = _limit_ends.set(ends if outer is None else min(ends, outer))
-    try:
-        yield
-    finally:
-        _limit_ends.reset(token)
+
+    # A class, because a generator takes three times as long, on every call of a store.
+    __slots__ = ("_limit", "_token")
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        ends, outer = time.monotonic() + self._limit, _limit_ends.get()
+        self._token = _limit_ends.set(ends if outer is None or ends < outer else outer)
+
+    def __exit__(self, *raised: object) -> None:
+        _limit_ends.reset(self._token)
 
 
 def has_invocation_end() -> bool:

@@ -88,6 +88,12 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "a value of {size_bytes} bytes is not kept: the store takes {limit_bytes}",
             ("size_bytes", "limit_bytes"),
         ),
+        "cache.session_was_read": Event(
+            logging.WARNING,
+            "{function} is cached, and read the session of the request that it was given: nothing was kept;"
+            ' say whose value it is: key="request.session.user_id"',
+            ("function",),
+        ),
         "cache.blocks_the_loop": Event(
             logging.WARNING,
             "{function} is cached, not async, and called where an event loop runs, which waits for it meanwhile;"

@@ -166,10 +166,11 @@ class SharedState:
         if self._ready or self._overrides:
             await self.store.aclose()
 
-    def records(self, purpose: str, *, compress: bool = False) -> Records:
-        """The records of one purpose, for a feature. `compress`: never where sizes could tell secrets."""
+    def records(self, purpose: str, *, compress: bool = False, marks: bool = False) -> Records:
+        """The records of one purpose, for a feature. `compress`: never where sizes could tell secrets. `marks`: some
+        values say nothing of anybody, and need no seal."""
         self.check()
-        return Records(self, purpose, compress=compress)
+        return Records(self, purpose, compress=compress, marks=marks)
 
     # --- tags ---------------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,7 @@ class SharedState:
 
     @functools.cached_property
     def _tag_records(self) -> Records:
-        return self.records("cache")
+        return self.records("cache", marks=True)
 
     # --- what features and records read -------------------------------------------------------------------------------
 
@@ -224,8 +225,11 @@ class SharedState:
     @property
     def clock(self) -> Clock:
         """Decides what has expired."""
-        overriding = (clock for _, clock in reversed(self._overrides) if clock is not None)
-        return next(overriding, self._given_clock or _SYSTEM_CLOCK)
+        if self._overrides:
+            for _, clock in reversed(self._overrides):
+                if clock is not None:
+                    return clock
+        return self._given_clock or _SYSTEM_CLOCK
 
     @property
     def key_ring(self) -> KeyRing:

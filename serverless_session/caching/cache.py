@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from serverless_session.caching.context import CacheContext
 from serverless_session.caching.flights import Flights
@@ -34,6 +34,7 @@ from serverless_session.shared import SharedState
 from serverless_session.stores.contract import Store
 
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 _K = TypeVar("_K", bound=Hashable)
 
 LOCAL_BYTES: Final = 16 * 1024 * 1024
@@ -76,9 +77,9 @@ class Cache:
         self._name = name.encode()
         self._local = LocalLevel(local_bytes, wall=lambda: self._shared.clock.time())
         self._shared.listen(self._local)
-        self._flights: Flights[Answered] = Flights()
+        self._flights: Flights[Answered] = Flights(lambda answered: answered.for_all)
         self._counters = Counters()
-        self._late_tags: dict[str, frozenset[str]] = {}
+        self._seen: dict[str, _Seen] = {}
 
     def stats(self) -> CacheStats:
         """What it has answered in this process so far."""
@@ -157,12 +158,20 @@ class Cache:
 
     # --- values that are put and taken --------------------------------------------------------------------------------
 
-    async def get(self, key: Hashable, default: _T, *, type: type[_T] | None = None) -> _T:
-        """The value under `key`, or `default` where there is none, or the store cannot tell. Nothing is computed."""
+    @overload
+    async def get(self, key: Hashable, default: _D, *, type: type[_T]) -> _T | _D: ...
+    @overload
+    async def get(self, key: Hashable, *, type: type[_T]) -> _T | None: ...
+    @overload
+    async def get(self, key: Hashable, default: object = None) -> Any: ...
+    async def get(self, key: Hashable, default: Any = None, *, type: type[Any] | None = None) -> Any:
+        """The value under `key`, or `default` where there is none, or the store cannot tell. Nothing is computed.
+
+        `type`: what is restored; else plain types. One call of the store, and one more if the value has tags.
+        """
         encoded, shape = self._encoded(key, type)
         (found,) = await self._look([encoded], shape)
-        value: _T = default if found is None else found.value
-        return value
+        return default if found is None else found.value
 
     async def get_many(self, keys: Iterable[_K]) -> dict[_K, Any]:
         """The values that there are, by their keys; in one call of the store, and one more if they have tags."""
@@ -186,13 +195,17 @@ class Cache:
         self._local.drop(encoded)
         await self._store.surely(lambda: leases.put(place, computed, now))
         self._local.drop(encoded)
+        self._seen.pop(place.key, None)
 
     async def invalidate(self, *keys: Hashable) -> None:
         """Nobody who asks from now on gets what is kept under these keys. Raises `StoreError` if it was not done."""
         encoded = [self._encoded(key, None)[0] for key in keys]
         self._local.drop(*encoded)
-        await self._store.surely(lambda: leases.invalidate([self._place(key, ()).key for key in encoded]))
+        stored = [self._place(key, ()).key for key in encoded]
+        await self._store.surely(lambda: leases.invalidate(stored))
         self._local.drop(*encoded)
+        for key_ in stored:
+            self._seen.pop(key_, None)
 
     async def invalidate_tags(self, *tags: str, stale: bool = False) -> None:
         """As `SharedState.invalidate_tags`."""
@@ -230,16 +243,18 @@ class Cache:
         place = self._place(encoded, tags)
         if place.key in computing.get():
             return await compute(CacheContext(tags))
-        age, late = self._local.age, self._late_tags.get(place.key)
-        if late is not None:
-            place = place._replace(tags=[*place.tags, *late.difference(place.tags)])
-        wanted = Wanted(place, compute, policy, shape, tags, takes_context, refresh)
+        age, seen, known, expects = self._local.age, self._seen.get(place.key), place, False
+        if seen is not None:
+            expects = self._shared.clock.time() < seen.fresh_until
+            if seen.late:
+                known = place._replace(tags=[*place.tags, *seen.late.difference(place.tags)])
+        wanted = Wanted(known, tuple(place.tags), compute, policy, shape, tags, takes_context, refresh, expects)
         lookup = self._lookup
-        found, is_shared = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
-        if is_shared:
+        found, of_another, waited = await self._flights.share((place.key, refresh), lambda: lookup.look(wanted))
+        if of_another:
             found = lookup.again(found, shape)
-            if found.answer is Answer.MISS:
-                found = found._replace(answer=Answer.WAIT)
+        if waited and (found.answer is Answer.HIT or (of_another and found.answer is Answer.MISS)):
+            found = found._replace(answer=Answer.WAIT)
         self._counters.count(found.answer, 0.0 if found.answer in (Answer.MISS, Answer.ERROR) else found.cost)
         if found.error is not None:
             raise found.error
@@ -249,12 +264,12 @@ class Cache:
         return found.loaded.value
 
     def _note(self, encoded: bytes, place: Place, policy: CachePolicy, found: Answered, age: int) -> None:
-        """Hold a value that the store holds, for as long as that is wanted; and remember its late tags."""
-        late = found.tags.difference(place.tags)
-        if late:
-            if len(self._late_tags) >= _REMEMBERED:
-                self._late_tags.clear()
-            self._late_tags[place.key] = late
+        """Remember of a value that the store holds what makes the next look shorter; hold it, if that is wanted."""
+        seen = self._seen.get(place.key)
+        if seen is None or seen.fresh_until != found.fresh_until:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            self._seen[place.key] = _Seen(found.fresh_until, found.tags.difference(place.tags))
         if policy.local_ttl:
             assert found.loaded is not None
             ttl = min(seconds(policy.local_ttl), found.fresh_until - self._shared.clock.time())
@@ -303,7 +318,7 @@ class Cache:
 
     @functools.cached_property
     def _records(self) -> Records:
-        return self._shared.records("cache", compress=True)
+        return self._shared.records("cache", compress=True, marks=True)
 
     @functools.cached_property
     def _store(self) -> GuardedStore:
@@ -328,6 +343,13 @@ class Cache:
 
 
 _REMEMBERED: Final = 4096
+
+
+class _Seen(NamedTuple):
+    """What this process saw in the store: until when it is fresh, and the tags that only the value knows."""
+
+    fresh_until: float
+    late: frozenset[str]
 
 
 def _one_policy(ttl: Duration | None, policy: CachePolicy | None) -> CachePolicy | None:

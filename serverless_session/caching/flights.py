@@ -28,25 +28,36 @@ class Rest(NamedTuple, Generic[_T]):
     goes_on: bool = True
 
 
-class Flights(Generic[_T]):
-    """The flights of one cache."""
+class Shared(NamedTuple, Generic[_T]):
+    """`of_another`: somebody else looked. `waited`: for a computation of somebody else's."""
 
-    def __init__(self) -> None:
+    outcome: _T
+    of_another: bool
+    waited: bool
+
+
+class Flights(Generic[_T]):
+    """The flights of one cache. `may_share(outcome)`: may others have it, too?"""
+
+    def __init__(self, may_share: Callable[[_T], bool] = lambda outcome: True) -> None:
+        self._may_share = may_share
         self._flying: dict[Hashable, _Flight[_T]] = {}
         self._asked = 0
 
-    async def share(self, key: Hashable, look: Callable[[], Awaitable[_T | Rest[_T]]]) -> tuple[_T, bool]:
-        """What `look` brings, or the flight of somebody else: then True stands beside it."""
+    async def share(self, key: Hashable, look: Callable[[], Awaitable[_T | Rest[_T]]]) -> Shared[_T]:
+        """What `look` brings, or the flight of somebody else."""
         here = asyncio.get_running_loop(), key
         self._asked = asked = self._asked + 1
+        waited = False
         while (flight := self._flying.get(here)) is not None:
             if flight.began > asked:
                 outcome = await flight.ride()
                 if outcome is not None:
-                    return outcome[0], True
+                    return Shared(outcome[0], True, waited or flight.task is not None)
             else:
                 await flight.wait()
-        return await self._lead(here, look), False
+            waited = waited or flight.task is not None
+        return Shared(await self._lead(here, look), False, waited)
 
     async def _lead(self, here: Hashable, look: Callable[[], Awaitable[_T | Rest[_T]]]) -> _T:
         self._asked = began = self._asked + 1
@@ -63,7 +74,7 @@ class Flights(Generic[_T]):
             raise
         if not isinstance(found, Rest):
             self._land(here, flight)
-            flight.end((found,))
+            flight.end((found,) if self._may_share(found) else None)
             return found
         if found.alone:
             self._land(here, flight)
@@ -88,7 +99,8 @@ class Flights(Generic[_T]):
         elif (error := flight.task.exception()) is not None:
             flight.end(None, error)
         else:
-            flight.end((flight.task.result(),))
+            outcome: _T = flight.task.result()
+            flight.end((outcome,) if self._may_share(outcome) else None)
 
     def _land(self, here: Hashable, flight: _Flight[_T]) -> None:
         if self._flying.get(here) is flight:

@@ -6,6 +6,7 @@ A cached function stays what it was: async or not, with its name, its signature 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
@@ -15,7 +16,7 @@ from serverless_session.caching import blocking
 from serverless_session.caching.context import CacheContext
 from serverless_session.caching.keys import CallKey
 from serverless_session.caching.policy import CachePolicy
-from serverless_session.caching.shapes import shape_of
+from serverless_session.caching.shapes import Shape, shape_of
 from serverless_session.caching.signatures import CallSignature, KeyPaths
 from serverless_session.errors import ConfigurationError
 from serverless_session.events import tell
@@ -27,6 +28,7 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
 S = TypeVar("S", contravariant=True)
+M = TypeVar("M")
 
 
 class CachedAsync(Protocol[P, R]):
@@ -35,6 +37,8 @@ class CachedAsync(Protocol[P, R]):
     `invalidate(...)`: nobody who asks from now on gets what is kept; raises `StoreError` if it was not done.
     `refresh(...)`: computes anew whatever is kept, which is shown meanwhile.
     """
+
+    __name__: str
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
@@ -50,6 +54,8 @@ class CachedAsync(Protocol[P, R]):
 
 class CachedSync(Protocol[P, R]):
     """A plain function whose values are kept; as `CachedAsync`, and `aio(...)`: the same for async code."""
+
+    __name__: str
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
@@ -74,10 +80,20 @@ class CacheDecorator(Protocol):
     ) -> CachedAsync[P, R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[CacheContext, P], R], /
+    ) -> CachedSync[P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[M, CacheContext, P], Coroutine[Any, Any, R]], /
+    ) -> CachedAsync[Concatenate[M, P], R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[M, CacheContext, P], R], /
+    ) -> CachedSync[Concatenate[M, P], R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[P, Coroutine[Any, Any, R]], /
     ) -> CachedAsync[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[CacheContext, P], R], /) -> CachedSync[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> CachedSync[P, R]: ...
 
@@ -123,24 +139,22 @@ class _Calls:
         self._policy = policy
         self._given = tags, key
         self._has_warned = False
-        try:
-            self.signature, self.shape = self._settled
-        except NameError:
-            self.is_method = "." in function.__qualname__.rpartition("<locals>.")[2]
-        else:
-            self.is_method = self.signature.is_method
+        with contextlib.suppress(NameError):
+            _ = self.signature, self.shape
 
     @functools.cached_property
-    def _settled(self) -> Any:
-        signature = CallSignature(self.function, *self._given)
-        shape = shape_of(signature.returns, called=f"the value of {self.function.__qualname__}()")
-        return signature, shape
+    def signature(self) -> CallSignature:
+        return CallSignature(self.function, *self._given)
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("signature", "shape"):
-            raise AttributeError(name)
-        self.signature, self.shape = self._settled
-        return getattr(self, name)
+    @functools.cached_property
+    def shape(self) -> Shape:
+        return shape_of(self.signature.returns, called=f"the value of {self.function.__qualname__}()")
+
+    @property
+    def is_method(self) -> bool:
+        return "." in self.function.__qualname__.rpartition("<locals>.")[2] and (
+            "signature" not in vars(self) or self.signature.is_method
+        )
 
     # --- what a caller does -------------------------------------------------------------------------------------------
 
@@ -162,8 +176,8 @@ class _Calls:
         self._warn_on_a_loop()
 
         def make(here: blocking.Here[Any]) -> Coroutine[Any, Any, Any]:
-            def compute(context: CacheContext) -> Awaitable[Any]:
-                return here(lambda: self._call(context, args, kwargs))
+            async def compute(context: CacheContext) -> Any:
+                return await self._watched(context, args, kwargs, here(lambda: self._call(context, args, kwargs)))
 
             return self._wanted(encoded, compute, args, kwargs, refresh=refresh)
 
@@ -244,12 +258,27 @@ class _Calls:
         )
 
     def _computation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[CacheContext], Awaitable[Any]]:
-        return lambda context: self._call(context, args, kwargs)
+        return lambda context: self._watched(context, args, kwargs, self._call(context, args, kwargs))
 
     def _in_a_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[CacheContext], Awaitable[Any]]:
         from anyio import to_thread
 
-        return lambda context: to_thread.run_sync(lambda: self._call(context, args, kwargs))
+        async def compute(context: CacheContext) -> Any:
+            called = to_thread.run_sync(lambda: self._call(context, args, kwargs))
+            return await self._watched(context, args, kwargs, called)
+
+        return compute
+
+    async def _watched(
+        self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any], called: Awaitable[Any]
+    ) -> Any:
+        """What was called returns; if it has read a session on the way, it is that visitor's, and not kept."""
+        unread = self.signature.unread_sessions(args, kwargs)
+        value = await called
+        if any(session.accessed for session in unread):
+            context.store = False
+            tell("cache.session_was_read", {"function": f"{self.function.__qualname__}()"})
+        return value
 
     def _call(self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.signature.takes_context:

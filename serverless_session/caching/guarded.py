@@ -45,7 +45,7 @@ class GuardedStore:
             asked = next(steps)
             while True:
                 if isinstance(asked, Ask):
-                    outcomes = await self._ask(asked.operations)
+                    outcomes = await self.ask(asked.operations)
                 else:
                     await asyncio.sleep(asked.seconds)
                     outcomes = ()
@@ -58,7 +58,8 @@ class GuardedStore:
         """Do what rules ask for, whatever the breaker says. Raises `StoreError` if it was not done."""
         return await surely(make, self._records.perform, self._shared.clock)
 
-    async def _ask(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def ask(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """One call of the store; where it fails or rests, each outcome says so."""
         store = self._shared.store
         breaker = self._breakers.get(store)
         if breaker is not None and not breaker.is_closed:

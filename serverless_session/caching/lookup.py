@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from serverless_session.caching.context import CacheContext, NotModified
 from serverless_session.caching.flights import Rest
 from serverless_session.caching.guarded import GuardedStore
 from serverless_session.caching.policy import CachePolicy
-from serverless_session.caching.shapes import Shape
+from serverless_session.caching.shapes import ANYTHING, Shape
 from serverless_session.caching.stats import Answer
 from serverless_session.deadline import has_invocation_end, seconds, time_left
 from serverless_session.errors import ComputationTimeout, ValueNotSerializable
@@ -22,6 +21,7 @@ from serverless_session.records import leases, tags
 from serverless_session.records.leases import Computed, Entry, Freshness, Lease, Place, Terms, Unfit
 from serverless_session.records.records import Records
 from serverless_session.shared import SharedState
+from serverless_session.stores.contract import Read
 
 LEASE_SECONDS: Final = 30.0
 LEAST_LEASE_SECONDS: Final = 0.1
@@ -30,6 +30,8 @@ PATIENCE_WITH_OTHERS: Final = 10.0
 
 _random: Final = random.SystemRandom().random
 """The system's: copies of one snapshot must not draw the same."""
+
+_REMEMBERED: Final = 4096
 
 computing: ContextVar[frozenset[str]] = ContextVar("serverless_session_computing", default=frozenset())
 """The keys whose values are being computed around here: who asks for one of them again would wait for himself."""
@@ -46,7 +48,8 @@ class Loaded(NamedTuple):
 class Answered(NamedTuple):
     """`cost`: seconds that the computation took. `loaded`: None for what is raised, which is the `error`.
 
-    `is_kept`, `fresh_until`, `stamps`: whether the store has it, until when it is fresh, and the keys of its tags.
+    `is_kept`, `fresh_until`, `tags`: whether the store has it, until when it is fresh, and the keys of its tags.
+    `for_all`: whoever asked before it was computed may have it, too.
     """
 
     answer: Answer
@@ -56,21 +59,24 @@ class Answered(NamedTuple):
     is_kept: bool = False
     fresh_until: float = 0.0
     tags: frozenset[str] = frozenset()
+    for_all: bool = True
 
 
 class Wanted(NamedTuple):
-    """What a call wants. `takes_context`: the computation may give the value tags of its own.
+    """What a call wants. `takes_context`: the computation may give the value tags of its own. `expects`: it was there.
 
-    `tags`: what they are called; their keys stand in `place`.
+    `tags`: what they are called, `keys`: where their stamps stand; in `place` may be more, of tags that it had before.
     """
 
     place: Place
+    keys: tuple[str, ...]
     compute: Callable[[CacheContext], Awaitable[Any]]
     policy: CachePolicy
     shape: Shape
     tags: tuple[str, ...] = ()
     takes_context: bool = False
     refresh: bool = False
+    expects: bool = False
 
 
 class Lookup:
@@ -84,17 +90,26 @@ class Lookup:
         self._store = store
         self._tag_key = tag_key
         self._watch = watch
+        self._tried: dict[str, float] = {}
 
     async def look(self, wanted: Wanted) -> Answered | Rest[Answered]:
         """What is there, or what is to be computed."""
         policy = wanted.policy
+        early = False
+        if wanted.expects and not wanted.refresh:
+            again = await self._look_again(wanted)
+            if isinstance(again, Answered):
+                return again
+            early = again
         longest = LEASE_SECONDS if policy.hard_timeout is None else seconds(policy.hard_timeout) + 1.0
         soft = None if policy.soft_timeout is None else seconds(policy.soft_timeout)
         terms = Terms(
             lease=max(min(longest, time_left(longest)), LEAST_LEASE_SECONDS),
             patience=PATIENCE_WITH_OTHERS,
             soft=soft,
-            is_early=functools.partial(_is_early, policy),
+            is_early=lambda entry, now: (
+                early or self._is_early(wanted.place.key, policy, entry.ends.fresh, entry.cost, now)
+            ),
             refresh=wanted.refresh,
         )
         load = self.loader(wanted.shape, policy)
@@ -104,7 +119,8 @@ class Lookup:
         lease = found if isinstance(found, Lease) else None
         entry = lease.entry if lease is not None else None
         if entry is None:
-            return Rest(lambda: self._compute(wanted, lease))
+            unkept = lease is not None and not lease.held and lease.entry is None
+            return Rest(lambda: self._compute(wanted, lease), alone=unkept)
         return Rest(
             lambda: self._compute(wanted, lease),
             alone=True,
@@ -112,6 +128,23 @@ class Lookup:
             meanwhile=answered(entry._replace(freshness=Freshness.STALE)),
             goes_on=not has_invocation_end(),
         )
+
+    async def _look_again(self, wanted: Wanted) -> Answered | bool:
+        """What was there when this process looked last, if it still is, and fresh. Else: is it time to refresh it?"""
+        place, now = wanted.place, self._shared.clock.time()
+        outcomes = await self._store.ask([Read(place.key), *map(Read, place.tags)])
+        fresh = leases.fresh(place, outcomes, now)
+        if fresh is None:
+            return False
+        if self._is_early(place.key, wanted.policy, fresh.fresh_until, fresh.cost, now):
+            return True
+        plain = self._records.unpack(fresh.packed)
+        shape = wanted.shape
+        try:
+            loaded = Loaded(plain if shape is ANYTHING else shape.load(plain), plain, fresh.packed)
+        except Unfit:
+            return False
+        return Answered(Answer.HIT, fresh.cost, loaded, None, True, fresh.fresh_until, frozenset(place.tags))
 
     def loader(self, shape: Shape, policy: CachePolicy | None) -> leases.Load:
         """What makes of packed bytes what is shown."""
@@ -137,14 +170,14 @@ class Lookup:
     async def _compute(self, wanted: Wanted, lease: Lease | None) -> Answered:
         entry = lease.entry if lease is not None and lease.entry is not None and not lease.entry.is_error else None
         context = CacheContext(wanted.tags, None if entry is None else entry.value.value, has_stale=entry is not None)
-        began = time.monotonic()
+        began = monotonic()
         is_given_back = False
         try:
             watch = None
             if lease is not None and wanted.takes_context:
                 watch = await self._store.carry_out(tags.watched(self._watch))
             value = await self._computed(wanted, context, entry)
-            cost = time.monotonic() - began
+            cost = monotonic() - began
             plain = wanted.shape.dump(value)
             packed = self._records.pack(plain)
             is_given_back = True
@@ -154,9 +187,9 @@ class Lookup:
                 raise
             negative = None if isinstance(error, ValueNotSerializable) else self._negative(wanted.policy, error)
             if negative is not None:
-                computed = Computed(negative[0], negative[1], time.monotonic() - began, is_error=True)
+                computed = Computed(negative[0], negative[1], monotonic() - began, is_error=True)
                 now = self._shared.clock.time()
-                await self._store.carry_out(leases.keep(lease, computed, _of(lease, wanted.place.tags), now))
+                await self._store.carry_out(leases.keep(lease, computed, _of(lease, wanted.keys), now))
             elif not is_given_back:
                 await self._store.carry_out(leases.give_back(lease))
             if entry is not None and not isinstance(error, ValueNotSerializable) and self._may_be_shown(entry):
@@ -168,7 +201,8 @@ class Lookup:
             raise
         loaded = Loaded(value, plain, packed)
         if kept is None:
-            return Answered(Answer.MISS if lease is not None else Answer.ERROR, cost, loaded)
+            answer = Answer.MISS if lease is not None else Answer.ERROR
+            return Answered(answer, cost, loaded, for_all=context.store)
         ends, stamps = kept
         return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, frozenset(stamps))
 
@@ -207,15 +241,14 @@ class Lookup:
         """Its ends and stamps, if it was kept."""
         if lease is None:
             return None
-        stamps = None
-        if context.store:
+        if not context.store:
+            await self._store.carry_out(leases.pass_by(lease))
+            return None
+        stamps: dict[str, bytes] | None = _of(lease, wanted.keys)
+        if tuple(context.tags) != wanted.tags:
             late = [self._tag_key(tag) for tag in context.tags]
-            known = _of(lease, wanted.place.tags)
-            if tuple(context.tags) != wanted.tags:
-                stamps = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
-                stamps = None if stamps is None else known | {tag: stamps[tag] for tag in late}
-            else:
-                stamps = known
+            found = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
+            stamps = None if found is None or stamps is None else stamps | {tag: found[tag] for tag in late}
         if stamps is None:
             await self._store.carry_out(leases.give_back(lease))
             return None
@@ -239,6 +272,17 @@ class Lookup:
             return None
         return (packed, ends) if same.args == error.args and str(same) == str(error) else None
 
+    def _is_early(self, key: str, policy: CachePolicy, fresh_until: float, cost: float, now: float) -> bool:
+        """Of those who ask in one process, one tries at a time: each try is a trip, and most likely others try, too."""
+        if now < self._tried.get(key, 0.0):
+            return False
+        early = policy.is_early(fresh_until, cost, now, lambda: 1 - _random())
+        if early:
+            if len(self._tried) >= _REMEMBERED:
+                self._tried.clear()
+            self._tried[key] = now + cost / 4
+        return early
+
     def _may_be_shown(self, entry: Entry) -> bool:
         """Where computing fails."""
         return self._shared.clock.time() < entry.ends.error
@@ -251,10 +295,6 @@ def answered(entry: Entry) -> Answered:
     if entry.is_error:
         return Answered(answer, entry.cost, error=entry.value)
     return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, frozenset(entry.stamps))
-
-
-def _is_early(policy: CachePolicy, entry: Entry, now: float) -> bool:
-    return policy.is_early(entry.ends.fresh, entry.cost, now, lambda: 1 - _random())
 
 
 def _of(lease: Lease, keys: Any) -> dict[str, bytes]:

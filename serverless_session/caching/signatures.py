@@ -69,6 +69,7 @@ class CallSignature:
         self.public = given.replace(
             parameters=parameters, return_annotation=hints.get("return", given.return_annotation)
         )
+        self._takes_request = key is None and any(_is_of_a_request(parameter.annotation) for parameter in parameters)
         self._tags = [template_of(tag, self.public, looked_at="tags=") for tag in _texts(tags)]
         self._has_paths_in_tags = any("{" in tag for tag in tags)
         self._values = self._values_of(key)
@@ -96,9 +97,13 @@ class CallSignature:
         arguments = self._arguments(args, kwargs) if self._has_paths_in_tags else {}
         return tuple([tag(arguments) for tag in self._tags])
 
-    def connections(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The requests among the arguments of a call."""
-        return [value for value in (*args, *kwargs.values()) if isinstance(getattr(value, "scope", None), dict)]
+    def unread_sessions(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Those of the requests among the arguments of a call, which nobody has looked at yet."""
+        if not self._takes_request:
+            return []
+        scopes = [getattr(value, "scope", None) for value in (*args, *kwargs.values())]
+        sessions = [scope.get("session") for scope in scopes if isinstance(scope, dict)]
+        return [session for session in sessions if getattr(session, "accessed", True) is False]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -131,7 +136,11 @@ class CallSignature:
             )
         if sessions:
             raise self._cannot_share_a_session(sorted(sessions)[0])
-        kept = [parameter for parameter in parameters if not _says_nothing(parameter.annotation)]
+        kept = [
+            parameter
+            for parameter in parameters
+            if not (_is_of_a_request(parameter.annotation) or _is_handle(parameter.annotation))
+        ]
         for parameter in kept:
             if not takes(parameter.annotation):
                 raise self._cannot(
@@ -190,17 +199,19 @@ def _is_session(kind: Any) -> bool:
     return module is not None and isinstance(kind, type) and issubclass(kind, module.Session)
 
 
-def _says_nothing(annotation: Any) -> bool:
-    """Of the request or a handle: it is not the value of a call that it tells."""
+def _is_of_a_request(annotation: Any) -> bool:
+    return any(name in _OF_A_REQUEST.get(package, ()) for package, name in _ancestry(annotation))
+
+
+def _is_handle(annotation: Any) -> bool:
+    return any(package in _OF_HANDLES and name in _HANDLES for package, name in _ancestry(annotation))
+
+
+def _ancestry(annotation: Any) -> list[tuple[str, str]]:
+    """Package and name of a type and of those it derives from."""
     kind = _bare(annotation)
     if not isinstance(kind, type):
         kind = typing.get_origin(kind)
     if not isinstance(kind, type):
-        return False
-    for ancestor in kind.__mro__:
-        package = ancestor.__module__.partition(".")[0].lstrip("_")
-        if ancestor.__name__ in _OF_A_REQUEST.get(package, ()):
-            return True
-        if package in _OF_HANDLES and ancestor.__name__ in _HANDLES:
-            return True
-    return False
+        return []
+    return [(ancestor.__module__.partition(".")[0].lstrip("_"), ancestor.__name__) for ancestor in kind.__mro__]

@@ -44,6 +44,7 @@ class Sealer:
         self._ring = ring
         self._purpose = purpose
         self._bound = length_prefixed(namespace.encode(), purpose.encode())
+        self._bound_to: dict[bytes, bytes] = {}
 
     def seal(self, packed: bytes, *, key: str, ends_at: float) -> bytes:
         """`key`: the store key it will stand under; `ends_at`: seconds since 1970."""
@@ -68,7 +69,11 @@ class Sealer:
         return Opened(body[_END_BYTES:], int.from_bytes(body[:_END_BYTES]) / 1000)
 
     def _aad(self, head: bytes, key: str) -> bytes:
-        return length_prefixed(head) + self._bound + length_prefixed(key.encode())
+        bound = self._bound_to.get(head)
+        if bound is None:
+            bound = self._bound_to[head] = length_prefixed(head) + self._bound
+        encoded = key.encode()
+        return bound + len(encoded).to_bytes(4) + encoded
 
 
 def length_prefixed(*parts: bytes) -> bytes:

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -24,11 +25,13 @@ class XAES256GCM:
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError("XAES-256-GCM takes a key of 32 bytes")
-        self._cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305  single blocks inside CMAC, as specified
+        # One encryptor for all messages: ECB has no state, and making one takes 4 us, a block 0.3.
+        cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305  single blocks inside CMAC, as specified
+        self._encryptor, self._lock = cipher.encryptor(), threading.Lock()
         doubled = int.from_bytes(self._blocks(bytes(16))) << 1
         if doubled >> 128:
             doubled ^= (1 << 128) | 0x87
-        self._k1 = doubled
+        self._k1 = doubled << 128 | doubled
 
     def seal(self, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
         """Ciphertext and tag; `aad` is authenticated, not contained."""
@@ -44,9 +47,10 @@ class XAES256GCM:
     def _of_message(self, nonce: bytes) -> AESGCM:
         if len(nonce) != NONCE_BYTES:
             raise ValueError("XAES-256-GCM takes a nonce of 24 bytes")
-        counters = (int.from_bytes(bytes((0, counter, 0x58, 0)) + nonce[:12]) ^ self._k1 for counter in (1, 2))
-        return AESGCM(self._blocks(b"".join(block.to_bytes(16) for block in counters)))
+        half = nonce[:12]
+        counters = int.from_bytes(b"\0\1X\0" + half + b"\0\2X\0" + half) ^ self._k1
+        return AESGCM(self._blocks(counters.to_bytes(32)))
 
     def _blocks(self, blocks: bytes) -> bytes:
-        encryptor = self._cipher.encryptor()
-        return encryptor.update(blocks)
+        with self._lock:
+            return self._encryptor.update(blocks)

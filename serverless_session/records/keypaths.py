@@ -57,10 +57,9 @@ def template_of(template: str, signature: inspect.Signature, *, looked_at: str) 
 
 
 def _below(found: Any, name: str, path: str) -> Any:
-    if isinstance(found, Mapping):
-        if name in found:
-            return found[name]
-    elif hasattr(found, name):
+    if isinstance(found, Mapping) and name in found:
+        return found[name]
+    if hasattr(found, name):
         return getattr(found, name)
     raise LookupError(f"nothing stands at {path!r}: there is no {name!r} in a {type(found).__qualname__}")
 

@@ -5,6 +5,7 @@ Under the key of a value stands one of
     value      what was computed, its ends, and the stamps of its tags from before the computation
     lease      somebody computes: it ends by itself, in case nobody does any more
     tombstone  the value was invalidated a moment ago
+    passage    what was computed last must not be kept: whoever asks computes at once, and waits for nobody
 
 and under the key beside it, while a value that still stands is computed anew, a lease. Rules, each a compare-and-set:
 
@@ -27,7 +28,7 @@ from typing import Any, Final, NamedTuple
 
 from serverless_session.errors import DamagedValue, StoreUnavailable
 from serverless_session.records import tags as tags_
-from serverless_session.records.records import Kept
+from serverless_session.records.records import MARK, Kept
 from serverless_session.records.steps import Ask, Pause, Steps, all_done
 from serverless_session.records.tags import STAMP_BYTES, Stamps
 from serverless_session.stores.contract import (
@@ -53,8 +54,12 @@ FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.1
 """Seconds between two looks of somebody who waits for another's computation; each pause is twice the one before."""
 
-_LEASE: Final = b"1l"
-_TOMBSTONE: Final = b"1t"
+PASSAGE_SECONDS: Final = 10.0
+"""How long nobody waits for what was not kept the last time."""
+
+_LEASE: Final = MARK + b"l"
+_PASSAGE: Final = MARK + b"p"
+_TOMBSTONE: Final = MARK + b"t"
 _VALUE: Final = b"1v"
 _ERROR: Final = b"1e"
 
@@ -154,9 +159,9 @@ class Unfit(Exception):
 class Terms(NamedTuple):
     """`lease`: seconds after which somebody else may compute. `patience`: seconds to wait for another's computation.
 
-    `soft`: seconds after which what may still be shown is shown to who waits. `is_early(entry, now)`: is it this
-    request that computes a fresh value anew before it is stale? `refresh`: compute anew whatever stands there, after
-    whoever computes now.
+    `soft`: seconds after which what may still be shown is shown to who waits. `is_early(entry, now)`: is
+    it this request that computes a fresh value anew before it is stale? `refresh`: compute anew whatever stands there,
+    after whoever computes now.
     """
 
     lease: float
@@ -197,13 +202,15 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
                 expect = ABSENT
                 continue
             case Conflict(stands=Kept() as kept):
-                kind = kept.value[:2]
+                pass
             case Failed(DamagedValue()) if expect is ABSENT:
                 yield from invalidate([place.key])  # nothing of it is readable, not even what it would have to replace
                 continue
             case _:
                 return _unavailable(told.outcomes)
-        entry = None
+        entry, kind = None, kept.value[:2]
+        if kind == _PASSAGE:
+            return (yield from _stamped(Lease(place.key, kept.version, stamps, held=False), known))
         if kind != _LEASE:
             entry = _entry(place, kept, load)
             late = [tag for tag in entry.stamps if tag not in known] if entry is not None else []
@@ -234,6 +241,38 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
             return (yield from _stamped(alone, known))
         yield Pause(pause)
         expect, pause, waited = ABSENT, min(2 * pause, LONGEST_PAUSE), True
+
+
+class Fresh(NamedTuple):
+    """A value that is fresh, packed."""
+
+    packed: bytes
+    fresh_until: float
+    cost: float
+
+    def __repr__(self) -> str:
+        return "Fresh()"
+
+
+def fresh(place: Place, outcomes: Sequence[Outcome], now: float) -> Fresh | None:
+    """What was found by reading a value that was there before, and its tags: the short way of `find`.
+
+    None: it is not so simple. A read takes half of what a claim does, and most looks end here.
+    """
+    kept = outcomes[0]
+    if not isinstance(kept, Kept) or kept.value[:2] != _VALUE:
+        return None
+    body = kept.value
+    _, fresh_until, _, _, cost, number = _HEAD.unpack_from(body)
+    if now >= fresh_until or number != len(place.tags):
+        return None
+    at = _HEAD.size
+    for tag, outcome in zip(place.tags, outcomes[1:], strict=True):
+        ends = at + _TAG_CHARACTERS + STAMP_BYTES
+        if not isinstance(outcome, Kept) or body[at:ends] != tag[-_TAG_CHARACTERS:].encode() + tags_.stamp_of(outcome):
+            return None
+        at = ends
+    return Fresh(body[at:], fresh_until, cost)
 
 
 def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry | None]]:
@@ -280,6 +319,15 @@ def give_back(lease: Lease) -> Steps[None]:
         yield Ask([Delete(lease.beside[0], expect=lease.beside[1])])
     elif lease.held and isinstance(lease.expect, bytes):
         yield Ask([Delete(lease.key, expect=Version(lease.expect))])
+
+
+def pass_by(lease: Lease) -> Steps[None]:
+    """What was computed must not be kept, and probably not the next time either."""
+    if lease.beside is not None:
+        yield from give_back(lease)
+    elif lease.held:
+        passage = Write(lease.key, _PASSAGE, ttl=PASSAGE_SECONDS, version=new_version(), expect=lease.expect)
+        yield Ask([passage])
 
 
 def put(place: Place, computed: Computed, now: float) -> Steps[None]:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from serverless_session.records.records import Kept
+from serverless_session.records.records import MARK, Kept
 from serverless_session.records.steps import Ask, Steps, all_done
 from serverless_session.stores.contract import (
     ABSENT,
@@ -36,6 +36,8 @@ MARK_BYTES: Final = 8
 STAMP_BYTES: Final = 2 * MARK_BYTES
 STAMP_SECONDS: Final = 366 * 24 * 3600.0
 """A stamp that is gone makes values a miss, no more; those that are used are asked for, and evicted last."""
+
+_STAMP: Final = MARK + b"s"
 
 Stamps = Mapping[str, bytes]
 """Each by the store key of its tag."""
@@ -62,7 +64,7 @@ def make_tags_stale(tags: Sequence[str], watch: str) -> Steps[None]:
     while waiting:
         stands = all_done((yield Ask(list(map(Read, waiting)))))
         changed = [
-            _put(tag, kept.value[:MARK_BYTES] + os.urandom(MARK_BYTES), kept.version)
+            _put(tag, stamp_of(kept)[:MARK_BYTES] + os.urandom(MARK_BYTES), kept.version)
             for tag, kept in zip(waiting, stands, strict=True)
             if isinstance(kept, Kept)  # a tag without a stamp has no values
         ]
@@ -72,13 +74,18 @@ def make_tags_stale(tags: Sequence[str], watch: str) -> Steps[None]:
         waiting = [write.key for write, outcome in zip(changed, outcomes, strict=True) if isinstance(outcome, Conflict)]
 
 
+def stamp_of(kept: Kept) -> bytes:
+    """What stands under a tag."""
+    return kept.value[len(_STAMP) :]
+
+
 def read(tags: Sequence[str], outcomes: Iterable[Outcome]) -> dict[str, bytes] | None:
     """The stamps that there are, of the outcomes of reading them; None: the store could not tell."""
     stamps: dict[str, bytes] = {}
     for tag, outcome in zip(tags, outcomes, strict=True):
         match outcome:
-            case Kept(value=stamp):
-                stamps[tag] = stamp
+            case Kept() as kept:
+                stamps[tag] = stamp_of(kept)
             case Missing():
                 pass
             case _:
@@ -97,8 +104,8 @@ def made(tags: Sequence[str], stamps: Stamps) -> Steps[dict[str, bytes] | None]:
             match outcome:
                 case Written():
                     found[tag] = new[tag]
-                case Conflict(stands=Kept(value=stamp)):
-                    found[tag] = stamp
+                case Conflict(stands=Kept() as kept):
+                    found[tag] = stamp_of(kept)
                 case _:
                     return None
     return found
@@ -122,7 +129,7 @@ def late(tags: Sequence[str], stamps: Stamps, watch: str, was: bytes | None) -> 
         return None
     told = yield Ask([Read(watch)])  # after the stamps: they may not be changed between the two
     match told.outcomes[0]:
-        case Kept(value=now) if now == was:
+        case Kept(value=now) if now == _STAMP + was:
             return {**stamps, **found}
     return None
 
@@ -138,4 +145,4 @@ def are_stale(its: Stamps, now: Stamps) -> bool:
 
 
 def _put(key: str, stamp: bytes, expect: Expected) -> Write:
-    return Write(key, stamp, ttl=STAMP_SECONDS, version=new_version(), expect=expect)
+    return Write(key, _STAMP + stamp, ttl=STAMP_SECONDS, version=new_version(), expect=expect)

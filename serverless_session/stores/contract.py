@@ -184,6 +184,13 @@ class Write:
         if not 0 < self.ttl <= LONGEST_TTL:
             raise ValueError("ttl is a number of seconds above 0 and at most 100 years")
 
+    def with_value(self, value: bytes) -> Write:
+        """The same of another value. It is not checked again: 4 us, on every write."""
+        copy = object.__new__(Write)
+        copy.key, copy.value, copy.ttl = self.key, value, self.ttl
+        copy.version, copy.expect, copy.look_first = self.version, self.expect, self.look_first
+        return copy
+
 
 @dataclass(slots=True)
 class Delete:

@@ -1,52 +1,15 @@
 """Values that are computed once, found again, and never shown after they were invalidated."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from serverless_session import SharedState
-from serverless_session import Cache
-from serverless_session import CachePolicy
+from serverless_session import Cache, CachePolicy, SharedState
 from serverless_session.errors import ConfigurationError, StoreUnavailable, ValueNotSerializable
-from serverless_session.stores import MemoryStore, Read, Write
-from serverless_session.testing import CountingStore, FaultyStore, ManualClock
-from tests.sessions.apps import SECRET
-
-
-class Source:
-    """Where values come from: counts how often it is asked, and may be slow or fail."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.value: Any = "first"
-        self.fails: type[Exception] | None = None
-        self.seconds = 0.0
-
-    async def __call__(self) -> Any:
-        self.asked += 1
-        value = self.value
-        await asyncio.sleep(self.seconds)
-        if self.fails is not None:
-            raise self.fails("the source is down")
-        return value
-
-
-class Shop:
-    """Two copies of an app over one store."""
-
-    def __init__(self, **policy: Any) -> None:
-        self.clock = ManualClock(1_000_000.0)
-        self.store = CountingStore(MemoryStore(clock=self.clock))
-        self.faulty = FaultyStore(self.store)
-        self.shared = SharedState(self.faulty, secret_key=SECRET, clock=self.clock)
-        given = CachePolicy(**{"ttl": 60, "early_refresh": 0.0} | policy)
-        self.here, self.there = Cache(self.shared, policy=given), Cache(self.shared, policy=given)
-        self.source = Source()
-
-    def ask(self, cache: Cache | None = None, **options: Any) -> Awaitable[Any]:
-        return (cache or self.here).get_or_compute("key", self.source, **options)
+from serverless_session.stores import Read, Write
+from tests.caching.shops import Shop, Source
 
 
 async def test_a_value_is_computed_once_and_found_by_all() -> None:

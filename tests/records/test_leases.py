@@ -126,7 +126,7 @@ def late_and_the_watch_first(late: Sequence[str], stamps: Stamps, watch: str, wa
     """The watch is looked at before the stamps."""
     told = yield Ask([Read(watch)])
     found = told.outcomes[0]
-    if not isinstance(found, Kept) or found.value != was:
+    if not isinstance(found, Kept) or tags.stamp_of(found) != was:
         return None
     return (yield from late_and_trusting(late, stamps, watch, was))
 

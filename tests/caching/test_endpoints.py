@@ -1,0 +1,147 @@
+"""Endpoints and dependencies of FastAPI that are cached, and functions that are given a request or a session."""
+
+import sqlite3
+import threading
+from decimal import Decimal
+from typing import Annotated, Any
+
+import pydantic
+import pytest
+from fastapi import Depends, FastAPI, Response
+from fastapi.testclient import TestClient
+from starlette.requests import Request
+
+from serverless_session import CacheContext, Session, SessionMiddleware
+from serverless_session.errors import ConfigurationError
+from serverless_session.fastapi import CurrentSession
+from tests.caching.shops import a_cache
+
+
+class Product(pydantic.BaseModel):
+    product_id: int
+    price: Decimal = Decimal("9.90")
+
+
+def database() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:")
+
+
+def test_endpoints_and_dependencies_are_cached_by_what_they_are_given() -> None:
+    cache, asked = a_cache(), list[Any]()
+    app = FastAPI()
+
+    @cache.cached(tags=["rates"])
+    async def rate_of(request: Request, currency: str = "EUR") -> Decimal:
+        asked.append(currency)
+        return Decimal("1.25")
+
+    @app.get("/products/{product_id}")
+    @cache.cached()
+    async def show(
+        context: CacheContext,
+        request: Request,
+        response: Response,
+        product_id: int,
+        rate: Annotated[Decimal, Depends(rate_of)],
+        db: Annotated[sqlite3.Connection | None, Depends(database)] = None,
+    ) -> Product:
+        """One product."""
+        asked.append(product_id)
+        return Product(product_id=product_id, price=rate)
+
+    @app.get("/plain/{product_id}")
+    @cache.cached()
+    def plain(product_id: int, q: str | None = None) -> list[Product]:
+        asked.append(("plain", product_id, q))
+        return [Product(product_id=product_id)]
+
+    with TestClient(app) as client:
+        for _ in range(2):
+            assert client.get("/products/7").json() == {"product_id": 7, "price": "1.25"}
+            assert client.get("/plain/7").json() == [{"product_id": 7, "price": "9.90"}]
+            client.get("/plain/7?q=a")
+        assert client.get("/products/x").status_code == 422
+        schema = client.get("/openapi.json").json()
+    assert asked == ["EUR", 7, ("plain", 7, None), ("plain", 7, "a")]
+    operation = schema["paths"]["/products/{product_id}"]["get"]
+    assert operation["description"] == "One product."
+    assert {parameter["name"] for parameter in operation["parameters"]} == {"product_id", "currency"}
+
+
+def test_many_plain_endpoints_at_once_do_not_wait_for_each_others_threads() -> None:
+    """More than anyio has worker threads (40): the computation runs in the thread that asked."""
+    cache, asked = a_cache(), list[Any]()
+    app = FastAPI()
+
+    @app.get("/{n}")
+    @cache.cached()
+    def slow(n: int) -> int:
+        asked.append(n)
+        threading.Event().wait(0.01)
+        return n
+
+    with TestClient(app) as client:
+        threads = [threading.Thread(target=client.get, args=(f"/{n % 60}",)) for n in range(120)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(asked) == list(range(60))
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_that_is_given_a_session_needs_a_user_in_its_key() -> None:
+    cache = a_cache()
+    with pytest.raises(ConfigurationError, match=r"session\.user_id"):
+
+        @cache.cached()
+        async def cart(session: CurrentSession) -> list[str]:
+            return []
+
+    with pytest.raises(ConfigurationError, match=r"session\.user_id"):
+
+        @cache.cached(key="product_id")
+        async def seen(session: Session, product_id: int) -> list[str]:
+            return []
+
+    @cache.cached(key=("session.user_id", "product_id"))
+    async def mine(session: CurrentSession, product_id: int) -> str:
+        return f"{session.user_id} {product_id}"
+
+    app = FastAPI()
+    app.get("/mine/{product_id}")(mine)
+
+    @app.post("/login/{user}")
+    async def log_in(user: str, session: CurrentSession) -> None:
+        session.login(user)
+
+    app.add_middleware(SessionMiddleware, shared=cache._shared)
+    for user in ("ada", "eve"):
+        with TestClient(app, base_url="https://testserver") as client:
+            client.post(f"/login/{user}")
+            assert client.get("/mine/7").json() == f"{user} 7"
+
+
+def test_what_a_request_led_to_a_session_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """The request says nothing of the value by its type; what reads the session through it is one visitor's."""
+    cache = a_cache()
+    app = FastAPI()
+
+    @app.get("/hello")
+    @cache.cached()
+    async def hello(request: Request) -> str:
+        return f"hello {request.session.get('name')}"
+
+    @app.post("/name/{name}")
+    async def name(name: str, request: Request) -> None:
+        request.session["name"] = name
+
+    app.add_middleware(SessionMiddleware, shared=cache._shared)
+    for visitor in ("ada", "eve"):
+        with TestClient(app, base_url="https://testserver") as client:
+            client.post(f"/name/{visitor}")
+            assert client.get("/hello").json() == f"hello {visitor}"
+    assert "cache.session_was_read" in caplog.text
+    assert "hello()" in caplog.text

@@ -1,0 +1,143 @@
+"""Values that are put and taken: `get`, `get_many`, `set`, `clear`, and caches that share a store."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import pytest
+
+from serverless_session import Cache, CachePolicy, SharedState
+from serverless_session.errors import ConfigurationError, ValueNotSerializable
+from serverless_session.stores import MemoryStore
+from tests.caching.shops import Shop
+from tests.sessions.apps import SECRET
+
+
+@dataclasses.dataclass
+class Mug:
+    price: int
+
+
+async def test_what_was_put_is_found_and_nothing_is_computed() -> None:
+    shop = Shop()
+    assert await shop.here.get("key") is None
+    assert await shop.here.get("key", "default") == "default"
+    await shop.here.set("key", None)
+    assert await shop.there.get("key", "default") is None
+    await shop.here.set("key", {"a": 1}, ttl=5)
+    assert await shop.ask(shop.there) == {"a": 1}
+    shop.clock.advance(6)
+    assert await shop.here.get("key") is None
+    assert shop.source.asked == 0
+
+
+async def test_a_value_is_restored_to_the_type_that_is_named() -> None:
+    shop = Shop()
+
+    async def mug() -> Mug:
+        return Mug(9)
+
+    for cache in (shop.here, shop.there):
+        assert await cache.get_or_compute("mug", mug, type=Mug) == Mug(9)
+        assert await cache.get("mug", type=Mug) == Mug(9)
+        assert await cache.get("mug", 7, type=int) == 7, "it is no int"
+    with pytest.raises(ValueNotSerializable):
+        await shop.here.get_or_compute("another", mug)
+
+
+async def test_many_are_found_in_one_call_and_with_tags_in_two() -> None:
+    shop = Shop()
+    for number in range(20):
+        await shop.here.set(("n", number), number)
+    shop.store.reset()
+    keys = [("n", number) for number in range(25)] * 2
+    assert await shop.there.get_many(keys) == {("n", number): number for number in range(20)}
+    assert shop.store.calls == 1
+    await shop.here.set(("n", 0), 0, tags=["zero"])
+    shop.store.reset()
+    assert len(await shop.there.get_many(keys)) == 20
+    assert shop.store.calls == 2
+    await shop.shared.invalidate_tags("zero")
+    assert ("n", 0) not in await shop.there.get_many(keys)
+    assert await shop.here.get_many([]) == {}
+
+
+async def test_what_is_put_wins_over_what_is_being_computed() -> None:
+    shop = Shop()
+    shop.source.seconds = 0.02
+    computing = asyncio.ensure_future(shop.ask())
+    await asyncio.sleep(0.005)
+    await shop.there.set("key", "put")
+    assert await computing == "first"
+    assert await shop.ask() == "put"
+
+
+async def test_clear_is_one_trip_and_leaves_other_caches_alone() -> None:
+    shop = Shop()
+    other = Cache(shop.shared, ttl=60, name="other")
+    for number in range(3):
+        await shop.here.set(number, "old")
+        await other.set(number, "of another")
+    shop.store.reset()
+    await shop.there.clear()
+    assert shop.store.calls == 1
+    assert await shop.here.get_many(range(3)) == {}
+    assert await other.get_many(range(3)) == dict.fromkeys(range(3), "of another")
+
+
+async def test_what_is_computed_while_the_cache_is_cleared_is_a_miss() -> None:
+    shop = Shop()
+    await shop.ask()
+    await shop.here.invalidate("key")
+    shop.source.seconds = 0.02
+    computing = asyncio.ensure_future(shop.ask())
+    await asyncio.sleep(0.005)
+    shop.source.value = "second"
+    await shop.there.clear()
+    assert await computing == "first"
+    assert await shop.ask() == "second"
+
+
+async def test_namespaces_do_not_meet() -> None:
+    store = MemoryStore()
+    one, other = (Cache(SharedState(store, secret_key=SECRET, namespace=name), ttl=60) for name in ("one", "other"))
+    await one.set("key", "of one")
+    assert await other.get("key") is None
+
+
+async def test_one_store_in_one_line() -> None:
+    cache = Cache(store=MemoryStore(), secret_key=SECRET, ttl=60)
+    await cache.set("key", 1)
+    assert await cache.get("key") == 1
+
+
+@pytest.mark.parametrize("key", [object(), [object()], {"a": object()}, lambda: 1])
+async def test_a_key_is_known_by_its_value(key: Any) -> None:
+    with pytest.raises(TypeError, match="cannot stand in a key"):
+        await Shop().here.get(key)
+
+
+async def test_a_refresh_computes_after_whoever_computes_now() -> None:
+    """What changed before it was asked for is in what it returns, and stands in the store afterwards."""
+    shop = Shop()
+    await shop.ask()
+
+    async def refresh(cache: Cache) -> Any:
+        @cache.cached(key=lambda: "same")
+        async def value() -> Any:
+            return await shop.source()
+
+        value_of = value
+        return await value_of.refresh()
+
+    shop.source.seconds = 0.02
+    first = asyncio.ensure_future(refresh(shop.here))
+    await asyncio.sleep(0.005)
+    shop.source.value = "second"
+    assert await refresh(shop.there) == "second"
+    assert await first == "first"
+
+
+def test_a_policy_and_a_ttl_do_not_go_together() -> None:
+    with pytest.raises(ConfigurationError, match="two-policies"):
+        Cache(SharedState("memory://"), ttl=60, policy=CachePolicy(ttl=60))
