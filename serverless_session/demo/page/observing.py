@@ -18,7 +18,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serverless_session.caching.stats import Answer, watch
-from serverless_session.stores.contract import ABSENT, Conflict, Failed, Found, Operation, Outcome, Read, Store, Write
+from serverless_session.stores.contract import Conflict, Failed, Found, Operation, Outcome, Read, Store, Write
 
 KEPT_REQUESTS: Final = 8
 
@@ -128,16 +128,16 @@ class ObservedStore(Store):
 
 
 def _trip(what_for: str, operations: Sequence[Operation], outcomes: Sequence[Outcome], seconds: float) -> Trip:
-    refused = any(isinstance(outcome, Conflict) for outcome in outcomes)
-    asked = [type(operation).__name__.lower() for operation in operations]
-    if what_for == "list" and isinstance(operations[0], Write) and operations[0].expect is ABSENT:
-        asked = ["read" if refused else "claim"]
+    kinds = [
+        "read" if what_for == "list" and isinstance(outcome, Conflict) else type(operation).__name__.lower()
+        for operation, outcome in zip(operations, outcomes, strict=True)
+    ]
     return Trip(
         what_for=what_for,
-        asked=tuple(dict.fromkeys(asked)),
+        asked=tuple(dict.fromkeys(kinds)),
         seconds=seconds,
         failed=any(isinstance(outcome, Failed) for outcome in outcomes),
-        refused=refused and what_for == "session",
+        refused=what_for == "session" and any(isinstance(outcome, Conflict) for outcome in outcomes),
     )
 
 
