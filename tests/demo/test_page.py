@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.browser import Browser
+from tests.demo.visits import add, log_in
 
 
 @pytest.fixture
@@ -20,17 +21,6 @@ def ada(shop: Browser) -> Browser:
     """Somebody who is logged in."""
     log_in(shop, "Ada")
     return shop
-
-
-def log_in(browser: Browser, name: str) -> None:
-    browser.write("#name", name)
-    browser.click("#log-in")
-    browser.until(lambda: browser.text("#greeting") == f"Good day, {name}")
-
-
-def add(browser: Browser, item: str, name: str) -> None:
-    browser.click(f"#add-{item}")
-    browser.until(lambda: browser.text("#notice") == f"In the cart: {name}.")
 
 
 def rows(browser: Browser) -> list[str]:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serverless_session.caching.stats import Answer, watch
 from serverless_session.stores.contract import Conflict, Failed, Found, Operation, Outcome, Read, Store, Write
 
-KEPT_REQUESTS: Final = 8
+KEPT_REQUESTS: Final = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

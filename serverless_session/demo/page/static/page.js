@@ -79,7 +79,6 @@ async function openSecondTab() {
 
 async function addTogether(item, meet) {
   await ask("/cart", { method: "POST", body: new URLSearchParams({ item, meet }) });
-  others?.postMessage("changed");
 }
 
 function wordFromOpener() {
