@@ -1,4 +1,4 @@
-"""The demo's page, served by the command line in a process of its own, and a browser before it."""
+"""The demo's page, served by the command line in a process of its own."""
 
 import os
 import re
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import serverless_session
-from tests.browser import Browser, chromium
 from tests.servers import dies_with_us
 
 # The package that this process tests, installed or not.
@@ -43,17 +42,3 @@ def address_with_a_server() -> Iterator[str]:
     """The page over a server that the demo has started, and that can be stopped."""
     with served("--store", "local") as address:
         yield address
-
-
-@pytest.fixture(scope="session")
-def chromium_of_this_worker() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(chromium_of_this_worker: Browser) -> Iterator[Browser]:
-    """A fresh one, that must not have anything to complain of in the end."""
-    chromium_of_this_worker.fresh()
-    yield chromium_of_this_worker
-    assert chromium_of_this_worker.errors() == []

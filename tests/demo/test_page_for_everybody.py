@@ -104,6 +104,8 @@ def test_landmarks_headings_and_names(browser: Browser, address: str) -> None:
 def test_what_happens_is_announced(browser: Browser, address: str) -> None:
     browser.visit(address)
     browser.run("window.before = document.getElementById('notice')")
+    for place in ("notice", "stampede-result"):
+        assert browser.run("return getComputedStyle(document.getElementById(arguments[0])).display", place) == "block"
     browser.click("#add-mug")
     browser.until(lambda: browser.text("#notice") == "In the cart: a blue mug.")
     assert browser.run("return window.before === document.getElementById('notice')")

@@ -161,6 +161,7 @@ def shop(name: str, shared: SharedState, backstage: Backstage) -> FastAPI:
         return back("aged")
 
     async def while_down(request: Request, words: str) -> Response:
+        current().status = 503  # known before it leaves, so the panel shows it
         return await page(request, session=None, notice=words)
 
     show: Page = while_down

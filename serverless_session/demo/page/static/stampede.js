@@ -136,7 +136,7 @@ class Drawing {
     for (const { number, from, to, made } of this.requests.values()) {
       const y = TOP + number * LANE;
       made.setAttribute("x1", this.x(from));
-      made.setAttribute("x2", Math.max(this.x(to ?? this.now), this.x(from) + 1.5));
+      made.setAttribute("x2", Math.max(this.x(to ?? this.now), this.x(from) + 4));
       made.setAttribute("y1", y);
       made.setAttribute("y2", y);
     }
