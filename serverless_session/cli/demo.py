@@ -6,6 +6,7 @@ In colour where there is a terminal, as text or as JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,8 @@ def _serve(chosen: argparse.Namespace) -> None:
 
             webbrowser.open(address)
 
-    serve(chosen.store, host=chosen.host or "127.0.0.1", port=chosen.port, ready=ready)
+    with contextlib.suppress(KeyboardInterrupt):  # before it listens; from then on it ends by itself
+        serve(chosen.store, host=chosen.host or "127.0.0.1", port=chosen.port, ready=ready)
     print("Closed. What the shop had written is removed.")
 
 

@@ -160,6 +160,13 @@ def test_fifty_requests_for_an_old_list_do_not_wait(shop: Browser) -> None:
     assert re.search(r"\b49 stale", shop.text("#stampede-result"))
 
 
+def test_an_answer_that_is_no_page_is_shown_in_words(shop: Browser) -> None:
+    shop.run("document.querySelector('.good input').value = 'the moon'")
+    shop.click("#add-mug")
+    shop.until(lambda: shop.text("#notice") == "The shop answers 404: The shop has no such thing.")
+    assert all("404" in error for error in shop.errors())
+
+
 # --- behind the counter -----------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The demo's page without a browser: what it answers, whom it refuses, and how it is started and ended."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from starlette.testclient import TestClient
 
 from serverless_session.cli import main
 from serverless_session.demo.beside import printable
-from serverless_session.demo.page import goods, local_store, meeting
+from serverless_session.demo.page import goods, local_store, meeting, serving
 from serverless_session.demo.page.counter import both_sides
 from serverless_session.demo.page.guard import LOOPBACK
 from serverless_session.demo.page.local_store import LocalStore
@@ -265,6 +266,19 @@ def test_a_port_that_is_taken_is_an_error_of_ours(capsys: pytest.CaptureFixture[
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["demo", "--serve", "--port", str(taken.getsockname()[1])]) == 2
     assert capsys.readouterr().err.startswith("[cannot-listen] ")
+
+
+@pytest.mark.parametrize("options", [["--port", "70000"], ["--host", "192.0.2.1"], ["--host", "no such host"]])
+def test_an_address_that_cannot_be_is_an_error_of_ours(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--serve", *options]) == 2
+    assert capsys.readouterr().err.startswith("[cannot-listen] ")
+
+
+def test_where_the_usual_port_is_taken_another_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(serving, "USUAL_PORT", taken.getsockname()[1])
+        with contextlib.closing(serving._listening("127.0.0.1", None)) as listening:
+            assert listening.getsockname()[1] not in (0, serving.USUAL_PORT)
 
 
 @pytest.mark.parametrize("package", ["fastapi", "jinja2", "python_multipart", "uvicorn"])

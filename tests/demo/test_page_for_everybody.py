@@ -37,7 +37,7 @@ STATES = [logged_out, with_a_cart, after_a_stampede]
 
 @pytest.fixture(params=["light", "dark"])
 def scheme(request: pytest.FixtureRequest, browser: Browser) -> str:
-    browser.prefer(request.param)
+    browser.prefer(request.param, motion="reduce")  # no colour is half on its way to another
     return str(request.param)
 
 
@@ -74,7 +74,7 @@ def test_axe_finds_nothing_to_complain_of_while_the_store_is_stopped(
     browser.click("#stop-store")
     browser.until(lambda: browser.all("#start-store"))
     for either in (scheme, "light"):
-        browser.prefer(either)
+        browser.prefer(either, motion="reduce")
         assert complaints(browser) == []
     browser.click("#start-store")
     browser.until(lambda: browser.all("#stop-store"))

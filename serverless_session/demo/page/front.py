@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -57,10 +58,11 @@ def front(
         return StreamingResponse(lines(), media_type=LINES, headers={"cache-control": "no-store"})
 
     async def lines() -> AsyncIterator[str]:
-        async for happening in stampede(named, backstage.book):
-            if happening["what"] == "over":
-                backstage.last_stampede = happening
-            yield json.dumps(happening) + "\n"
+        async with contextlib.aclosing(stampede(named, backstage.book)) as happenings:
+            async for happening in happenings:
+                if happening["what"] == "over":
+                    backstage.last_stampede = happening
+                yield json.dumps(happening) + "\n"
 
     @app.post("/store")
     async def stop_or_start(do: Annotated[Literal["stop", "start"], Form()]) -> Response:
@@ -70,7 +72,11 @@ def front(
         if do == "stop":
             await local.stop()
             return back("stopped")
-        await local.start()
+        try:
+            await local.start()
+        except StoreError as error:
+            logging.getLogger(__name__).error("%s", error)
+            return back("not-started")
         return back("kept" if local.keeps else "lost")
 
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))

@@ -124,16 +124,17 @@ class _Server(uvicorn.Server):
 
 
 def _listening(host: str, port: int | None) -> socket.socket:
+    if port is None:
+        with contextlib.suppress(OSError):
+            return _bound(host, USUAL_PORT)
     try:
-        return _bound(host, USUAL_PORT if port is None else port)
-    except OSError as error:
-        if port is None:
-            return _bound(host, 0)
+        return _bound(host, port or 0)
+    except (OSError, OverflowError) as error:
         raise ConfigurationError(
             "cannot-listen",
-            f"port {port} of {host} cannot be listened on ({error.strerror})",
+            f"port {port or 0} of {host} cannot be listened on ({getattr(error, 'strerror', None) or error})",
             looked_at="--host, --port",
-            mend="--port 0, which takes any that is free",
+            mend="--port 0, which takes any that is free, and no --host",
         ) from None
 
 

@@ -24,7 +24,7 @@ from serverless_session.demo.page.goods import GOODS, count_the_shelves, money
 from serverless_session.demo.page.local_store import LocalStore
 from serverless_session.demo.page.meeting import Meetings
 from serverless_session.demo.page.observing import Book, Observing, current
-from serverless_session.demo.page.outage import BackSoon, Page
+from serverless_session.demo.page.outage import BackSoon
 from serverless_session.fastapi import CurrentSession
 
 SESSION_SECONDS: Final = 1800
@@ -45,6 +45,7 @@ SAID: Final = {
     "aged": "The list is old now: who asks next has it counted anew, and all others are shown the old one meanwhile.",
     "stopped": "The store is stopped.",
     "kept": "The store runs again, and has kept everything.",
+    "not-started": "The store did not start; the terminal says why.",
     "lost": "The store runs again. What it held is lost: carts and logins begin anew.",
 }
 
@@ -85,7 +86,6 @@ def shop(name: str, shared: SharedState, backstage: Backstage) -> FastAPI:
             request,
             "page.html",
             {
-                "copy": name,
                 "backstage": backstage,
                 "goods": GOODS,
                 "listed": listed,
@@ -132,10 +132,10 @@ def shop(name: str, shared: SharedState, backstage: Backstage) -> FastAPI:
     async def add(session: CurrentSession, item: Annotated[str, Form()], meet: Annotated[str, Form()] = "") -> Response:
         if item not in GOODS:
             return Response("The shop has no such thing.", 404)
-        # The session is loaded by now. Where two tabs are to overlap, the other's is too before either goes on.
-        met = await backstage.meetings.meet(meet) if meet else False
         if len(session.get("cart", [])) >= MOST_THINGS:
             return back("full")
+        # The session is loaded by now. Where two tabs are to overlap, the other's is too before either goes on.
+        met = await backstage.meetings.meet(meet) if meet else False
         session.setdefault("cart", []).append(item)
         if not meet:
             return back("added", item)
@@ -164,11 +164,10 @@ def shop(name: str, shared: SharedState, backstage: Backstage) -> FastAPI:
         current().status = 503  # known before it leaves, so the panel shows it
         return await page(request, session=None, notice=words)
 
-    show: Page = while_down
     app.add_middleware(
         SessionMiddleware, shared=shared, max_age=SESSION_SECONDS, on_store_failure="raise", exempt=["/products*"]
     )
-    app.add_middleware(BackSoon, page=show)
+    app.add_middleware(BackSoon, page=while_down)
     app.add_middleware(Observing, book=backstage.book, copy=name)
     return app
 

@@ -21,7 +21,10 @@ async function ask(path, options) {
   busy(1);
   try {
     const answer = await fetch(path, options);
-    show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    const text = await answer.text();
+    const page = new DOMParser().parseFromString(text, "text/html");
+    if (page.getElementById("notice")) show(page);
+    else notice.textContent = `The shop answers ${answer.status}: ${text}`;
   } finally {
     busy(-1);
   }
@@ -46,7 +49,6 @@ function show(page) {
     if (held) focusAgain(focused.id, fresh);
   }
   const said = page.getElementById("notice");
-  if (!said) return;
   notice.className = said.className;
   if (said.textContent) notice.textContent = said.textContent;
 }
