@@ -6,7 +6,8 @@
 
 The first failure opens it: what the store could have saved is less than what waiting for it costs. After a while a
 probe is sent, at once for the first time: a new connection may need longer than a cache waits for it. A probe that
-fails doubles the while.
+fails doubles the while, and so does a call that fails when a probe was answered: a store that is always slower than a
+cache waits is asked less and less.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ class Breaker:
     def failed(self, now: float) -> None:
         """A call failed."""
         if self._probes_at is None:
-            self._rest, self._probes_at = FIRST_REST, now
+            self._probes_at = now + self._rest
+            self._rest = min(max(2 * self._rest, FIRST_REST), LONGEST_REST)
+
+    def succeeded(self) -> None:
+        """A call was answered in time."""
+        self._rest = 0.0
 
     def takes_probe(self, now: float) -> bool:
         """Is it this caller's turn to probe? If so, he says what came of it: `probed`."""
@@ -49,4 +55,5 @@ class Breaker:
         if answered:
             self._probes_at = None
         else:
-            self._probes_at, self._rest = now + self._rest, min(2 * self._rest, LONGEST_REST)
+            self._probes_at = now + self._rest
+            self._rest = min(2 * self._rest, LONGEST_REST)

@@ -106,10 +106,14 @@ def decorated(
     key: KeyPaths | None,
 ) -> Any:
     """The cached function. Raises `ConfigurationError` for one that cannot be cached."""
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function) or not callable(function):
+    if (
+        not inspect.isfunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    ):
         raise ConfigurationError(
             "cannot-cache",
-            "only functions that return their value can be cached",
+            "only functions that return their value can be cached, and no generators or other objects",
             looked_at="what is decorated",
             mend="an `async def` or `def` that returns a list in place of a generator",
         )
@@ -273,9 +277,12 @@ class _Calls:
         self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any], called: Awaitable[Any]
     ) -> Any:
         """What was called returns; if it has read a session on the way, it is that visitor's, and not kept."""
-        unread = self.signature.unread_sessions(args, kwargs)
-        value = await called
-        if any(session.accessed for session in unread):
+        sessions = self.signature.sessions(args, kwargs)
+        if not sessions:
+            return await called
+        with _Watched(sessions) as watched:
+            value = await called
+        if watched.were_read:
             context.store = False
             tell("cache.session_was_read", {"function": f"{self.function.__qualname__}()"})
         return value
@@ -290,6 +297,33 @@ class _Calls:
         if not self._has_warned and blocking.is_on_a_loop():
             self._has_warned = True
             tell("cache.blocks_the_loop", {"function": self.function.__qualname__})
+
+
+class _Watched:
+    """Sessions of requests, while something is computed that they must say nothing of. `were_read`: did they?
+
+    One that does not tell (`accessed`, as Starlette's and ours do) counts as read, unless there is nothing in it.
+    """
+
+    def __init__(self, sessions: Sequence[Any]) -> None:
+        self._sessions = sessions
+        self._before: list[bool] = []
+        self.were_read = False
+
+    def __enter__(self) -> _Watched:
+        for session in self._sessions:
+            self._before.append(bool(getattr(session, "accessed", True)))
+            if hasattr(session, "accessed"):
+                session.accessed = False
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for session, before in zip(self._sessions, self._before, strict=True):
+            if hasattr(session, "accessed"):
+                self.were_read = self.were_read or session.accessed
+                session.accessed = before or session.accessed
+            else:
+                self.were_read = self.were_read or len(session) > 0
 
 
 class _Method:

@@ -69,8 +69,10 @@ class GuardedStore:
         with within(PATIENCE):
             outcomes = await self._records.perform(*operations)
         for outcome in outcomes:
-            if isinstance(outcome, Failed):
+            if type(outcome) is Failed:
                 self._note(store, outcome.error, in_a_hurry=in_a_hurry)
+        if breaker is not None and breaker.is_closed:
+            breaker.succeeded()
         return outcomes
 
     def _note(self, store: Store, error: Exception, *, in_a_hurry: bool) -> None:

@@ -61,7 +61,7 @@ class LocalLevel:
     ) -> None:
         self._capacity = capacity_bytes
         self._wall, self._monotonic = wall, monotonic
-        self._held: OrderedDict[bytes, _Held] = OrderedDict()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
         self._size = 0
         self._offset = wall() - monotonic()
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class LocalLevel:
         """Grows at every invalidation in this process."""
         remember_to_forget(self)
 
-    def get(self, key: bytes) -> Local | None:
+    def get(self, key: str) -> Local | None:
         """What is held, a copy of it if it could be changed."""
         held = self._held.get(key)
         if held is None:
@@ -89,7 +89,7 @@ class LocalLevel:
 
     def put(
         self,
-        key: bytes,
+        key: str,
         value: Any,
         packed: bytes,
         unpack: Callable[[bytes], Any],
@@ -117,7 +117,7 @@ class LocalLevel:
             while self._size > self._capacity:
                 self._drop(next(iter(self._held)))
 
-    def drop(self, *keys: bytes) -> None:
+    def drop(self, *keys: str) -> None:
         """These were invalidated."""
         with self._lock:
             self.age += 1
@@ -142,7 +142,7 @@ class LocalLevel:
         """Nothing of it goes into a snapshot of the process."""
         self.clear()
 
-    def _drop(self, key: bytes) -> None:
+    def _drop(self, key: str) -> None:
         held = self._held.pop(key, None)
         if held is not None:
             self._size -= held.size

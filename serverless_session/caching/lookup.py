@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 from serverless_session.caching.context import CacheContext, NotModified
 from serverless_session.caching.flights import Rest
 from serverless_session.caching.guarded import GuardedStore
-from serverless_session.caching.policy import CachePolicy
+from serverless_session.caching.policy import LONGEST_SECONDS, CachePolicy
 from serverless_session.caching.shapes import ANYTHING, Shape
 from serverless_session.caching.stats import Answer
-from serverless_session.deadline import has_invocation_end, seconds, time_left
+from serverless_session.deadline import Duration, has_invocation_end, seconds, time_left
 from serverless_session.errors import ComputationTimeout, ValueNotSerializable
 from serverless_session.records import leases, tags
 from serverless_session.records.leases import Computed, Entry, Freshness, Lease, Place, Terms, Unfit
@@ -58,7 +58,7 @@ class Answered(NamedTuple):
     error: Exception | None = None
     is_kept: bool = False
     fresh_until: float = 0.0
-    tags: frozenset[str] = frozenset()
+    tags: Collection[str] = ()
     for_all: bool = True
 
 
@@ -69,7 +69,7 @@ class Wanted(NamedTuple):
     """
 
     place: Place
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     compute: Callable[[CacheContext], Awaitable[Any]]
     policy: CachePolicy
     shape: Shape
@@ -144,7 +144,7 @@ class Lookup:
             loaded = Loaded(plain if shape is ANYTHING else shape.load(plain), plain, fresh.packed)
         except Unfit:
             return False
-        return Answered(Answer.HIT, fresh.cost, loaded, None, True, fresh.fresh_until, frozenset(place.tags))
+        return Answered(Answer.HIT, fresh.cost, loaded, None, True, fresh.fresh_until, place.tags)
 
     def loader(self, shape: Shape, policy: CachePolicy | None) -> leases.Load:
         """What makes of packed bytes what is shown."""
@@ -171,40 +171,42 @@ class Lookup:
         entry = lease.entry if lease is not None and lease.entry is not None and not lease.entry.is_error else None
         context = CacheContext(wanted.tags, None if entry is None else entry.value.value, has_stale=entry is not None)
         began = monotonic()
-        is_given_back = False
+        renewed = _Renewed(self._store, lease) if lease is not None else None
         try:
             watch = None
             if lease is not None and wanted.takes_context:
                 watch = await self._store.carry_out(tags.watched(self._watch))
             value = await self._computed(wanted, context, entry)
+            if renewed is not None:
+                lease = await renewed.stop()
             cost = monotonic() - began
             plain = wanted.shape.dump(value)
             packed = self._records.pack(plain)
-            is_given_back = True
             kept = await self._keep(wanted, context, lease, packed, cost, watch, is_none=value is None)
         except Exception as error:
-            if lease is None:
+            if lease is None or renewed is None:
                 raise
+            lease = await renewed.stop()
             negative = None if isinstance(error, ValueNotSerializable) else self._negative(wanted.policy, error)
             if negative is not None:
                 computed = Computed(negative[0], negative[1], monotonic() - began, is_error=True)
                 now = self._shared.clock.time()
                 await self._store.carry_out(leases.keep(lease, computed, _of(lease, wanted.keys), now))
-            elif not is_given_back:
+            else:
                 await self._store.carry_out(leases.give_back(lease))
             if entry is not None and not isinstance(error, ValueNotSerializable) and self._may_be_shown(entry):
                 return answered(entry._replace(freshness=Freshness.LAST_RESORT))
             raise
         except BaseException:
-            if lease is not None:
-                await self._store.carry_out(leases.give_back(lease))
+            if renewed is not None:
+                await self._store.carry_out(leases.give_back(await renewed.stop()))
             raise
         loaded = Loaded(value, plain, packed)
         if kept is None:
             answer = Answer.MISS if lease is not None else Answer.ERROR
             return Answered(answer, cost, loaded, for_all=context.store)
         ends, stamps = kept
-        return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, frozenset(stamps))
+        return Answered(Answer.MISS, cost, loaded, None, True, ends.fresh, stamps)
 
     async def _computed(self, wanted: Wanted, context: CacheContext, entry: Entry | None) -> Any:
         token = computing.set(computing.get() | {wanted.place.key})
@@ -246,6 +248,8 @@ class Lookup:
             return None
         stamps: dict[str, bytes] | None = _of(lease, wanted.keys)
         if tuple(context.tags) != wanted.tags:
+            if not all(isinstance(tag, str) for tag in context.tags):
+                raise TypeError("the tags of a CacheContext are texts")
             late = [self._tag_key(tag) for tag in context.tags]
             found = await self._store.carry_out(tags.late(late, lease.stamps, self._watch, watch))
             stamps = None if found is None or stamps is None else stamps | {tag: found[tag] for tag in late}
@@ -254,7 +258,7 @@ class Lookup:
             return None
         now = self._shared.clock.time()
         negative = wanted.policy.negative_ends(now) if is_none and context.ttl is None else None
-        ttl = None if context.ttl is None else seconds(context.ttl)
+        ttl = None if context.ttl is None else _checked_ttl(context.ttl)
         ends = negative or wanted.policy.ends(now, _random(), ttl=ttl)
         kept = await self._store.carry_out(leases.keep(lease, Computed(packed, ends, cost), stamps, now))
         return (ends, stamps) if kept else None
@@ -288,13 +292,54 @@ class Lookup:
         return self._shared.clock.time() < entry.ends.error
 
 
+class _Renewed:
+    """A lease that is prolonged while something is computed that takes longer than it lasts."""
+
+    def __init__(self, store: GuardedStore, lease: Lease) -> None:
+        self._store = store
+        self._lease = lease
+        self._renewing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._wait()
+
+    async def stop(self) -> Lease:
+        """The lease as it stands now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._renewing is not None:
+            await asyncio.wait([self._renewing])
+        return self._lease
+
+    def _wait(self) -> None:
+        if self._lease.held:
+            self._timer = asyncio.get_running_loop().call_later(self._lease.seconds / 2, self._begin)
+
+    def _begin(self) -> None:
+        self._renewing = asyncio.ensure_future(self._renew())
+
+    async def _renew(self) -> None:
+        renewed = await self._store.carry_out(leases.renew(self._lease))
+        if renewed is not None:
+            self._lease = renewed
+            if self._timer is not None:
+                self._wait()
+
+
+def _checked_ttl(ttl: Duration) -> float:
+    span = seconds(ttl)
+    if not 0 < span <= LONGEST_SECONDS:
+        raise ValueError("the ttl of a CacheContext is a number of seconds above 0, or a timedelta")
+    return span
+
+
 def answered(entry: Entry) -> Answered:
     """What stands in the store, as an answer."""
     fresh = Answer.WAIT if entry.waited else Answer.HIT
     answer = fresh if entry.freshness is Freshness.FRESH else Answer.STALE
     if entry.is_error:
         return Answered(answer, entry.cost, error=entry.value)
-    return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, frozenset(entry.stamps))
+    return Answered(answer, entry.cost, entry.value, None, True, entry.ends.fresh, entry.stamps)
 
 
 def _of(lease: Lease, keys: Any) -> dict[str, bytes]:

@@ -7,6 +7,8 @@ belongs to, and a session, say too much or too little: what of them counts must 
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import inspect
 import sys
 import types
@@ -73,7 +75,7 @@ class CallSignature:
         self._tags = [template_of(tag, self.public, looked_at="tags=") for tag in _texts(tags)]
         self._has_paths_in_tags = any("{" in tag for tag in tags)
         self._values = self._values_of(key)
-        self._prefix = length_prefixed(self.called.encode())
+        self._prefix = length_prefixed(self.called.encode(), key_bytes(_enclosed(function)))
         self._names = tuple(parameter.name for parameter in parameters)
         by_place = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self._is_plain = key is None and all(parameter.kind is by_place for parameter in parameters)
@@ -85,7 +87,10 @@ class CallSignature:
                 values: Any = tuple([args[place] for place in self._places])
             else:
                 values = self._values(args, kwargs)
-            return self._prefix + key_bytes(values)
+            encoded = key_bytes(values)
+            if self.is_method:
+                return self._prefix + _class_of(args[0]) + encoded
+            return self._prefix + encoded
         except TypeError as error:
             error.add_note(f"in a call of {self._said}, which is cached")
             raise
@@ -97,13 +102,12 @@ class CallSignature:
         arguments = self._arguments(args, kwargs) if self._has_paths_in_tags else {}
         return tuple([tag(arguments) for tag in self._tags])
 
-    def unread_sessions(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """Those of the requests among the arguments of a call, which nobody has looked at yet."""
+    def sessions(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Those of the requests among the arguments of a call, if the key says nothing of them."""
         if not self._takes_request:
             return []
         scopes = [getattr(value, "scope", None) for value in (*args, *kwargs.values())]
-        sessions = [scope.get("session") for scope in scopes if isinstance(scope, dict)]
-        return [session for session in sessions if getattr(session, "accessed", True) is False]
+        return [scope["session"] for scope in scopes if isinstance(scope, dict) and "session" in scope]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -174,6 +178,22 @@ def _texts(given: Sequence[str]) -> list[str]:
             "bad-key-path", "tags and paths are a list of texts", looked_at="tags=, key=", mend='tags=["menu"]'
         )
     return list(given)
+
+
+def _enclosed(function: Callable[..., Any]) -> dict[str, Any]:
+    """Plain values that a function has from around it: two functions that were made by one are told by them."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # not set yet
+            if isinstance(cell.cell_contents, str | bytes | int | enum.Enum | None):
+                found[name] = cell.cell_contents
+    return found
+
+
+def _class_of(owner: Any) -> bytes:
+    """What a method does depends on the class of its object, too."""
+    kind = owner if isinstance(owner, type) else type(owner)
+    return length_prefixed(f"{kind.__module__}.{kind.__qualname__}".encode())
 
 
 def _is_method(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> bool:

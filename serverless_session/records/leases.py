@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from serverless_session.errors import DamagedValue, StoreUnavailable
+from serverless_session.errors import DamagedValue, StoreError, StoreUnavailable
 from serverless_session.records import tags as tags_
 from serverless_session.records.records import MARK, Kept
 from serverless_session.records.steps import Ask, Pause, Steps, all_done
@@ -134,6 +134,8 @@ class Lease(NamedTuple):
     entry: Entry | None = None
     """What may be shown if the computation fails."""
     held: bool = True
+    seconds: float = 0.0
+    """How long it lasts."""
 
     def __repr__(self) -> str:
         return "Lease()"
@@ -197,7 +199,8 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
             return _unavailable(told.outcomes)
         match told.outcomes[0]:
             case Written():
-                return (yield from _stamped(Lease(place.key, version, stamps), known))
+                lease = Lease(place.key, version, stamps, seconds=terms.lease)
+                return (yield from _stamped(lease, known))
             case Conflict(stands=Missing()):
                 expect = ABSENT
                 continue
@@ -228,9 +231,9 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
                 continue
             if entry.freshness is Freshness.FRESH:
                 return entry._replace(waited=waited)
-            lease = yield from _claim_beside(place, terms, entry, stamps, known)
-            if isinstance(lease, Lease | Unavailable):
-                return lease
+            beside = yield from _claim_beside(place, terms, entry, stamps, known)
+            if beside is not None:
+                return beside
             if entry.freshness is Freshness.STALE and not terms.refresh:
                 return entry
         # Somebody computes.
@@ -284,7 +287,7 @@ def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry |
         for key, outcome in zip(keys, told.outcomes[:-1], strict=True)
     ]
     for outcome in told.outcomes:
-        if isinstance(outcome, Failed) and not isinstance(outcome.error, DamagedValue):
+        if isinstance(outcome, Failed) and isinstance(outcome.error, StoreError):
             raise outcome.error
     stamps = stamps or {}
     late = list({tag for entry in entries if entry is not None for tag in entry.stamps if tag != generation})
@@ -313,6 +316,16 @@ def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[
     return isinstance(told.outcomes[0], Written)
 
 
+def renew(lease: Lease) -> Steps[Lease | None]:
+    """The lease, as long again; None: somebody else has taken over, or it was invalidated."""
+    key, expect = lease.beside if lease.beside is not None else (lease.key, lease.expect)
+    version = new_version()
+    told = yield Ask([Write(key, _LEASE, ttl=lease.seconds, version=version, expect=expect)])
+    if not isinstance(told.outcomes[0], Written):
+        return None
+    return lease._replace(expect=version) if lease.beside is None else lease._replace(beside=(key, version))
+
+
 def give_back(lease: Lease) -> Steps[None]:
     """Let somebody else compute: it failed here, or the result must not be kept."""
     if lease.beside is not None:
@@ -332,9 +345,8 @@ def pass_by(lease: Lease) -> Steps[None]:
 
 def put(place: Place, computed: Computed, now: float) -> Steps[None]:
     """Keep a value whatever stands there, and whoever computes. Raises what the store says if it was not done."""
-    stamps = yield from tags_.made(
-        place.tags, tags_.read(place.tags, (yield Ask(list(map(Read, place.tags)))).outcomes) or {}
-    )
+    read = all_done((yield Ask(list(map(Read, place.tags)))))
+    stamps = yield from tags_.made(place.tags, tags_.read(place.tags, read) or {})
     if stamps is None:
         raise StoreUnavailable("the stamps of a value's tags could not be made")
     expect: Expected = ABSENT
@@ -381,7 +393,7 @@ def _claim_beside(
     told = yield Ask([claim])
     match told.outcomes[0]:
         case Written():
-            lease = Lease(place.key, entry.version, stamps, (place.beside, version), entry)
+            lease = Lease(place.key, entry.version, stamps, (place.beside, version), entry, seconds=terms.lease)
             return (yield from _stamped(lease, known))
         case Conflict():
             return None

@@ -124,12 +124,16 @@ def test_a_function_that_is_given_a_session_needs_a_user_in_its_key() -> None:
             assert client.get("/mine/7").json() == f"{user} 7"
 
 
-def test_what_a_request_led_to_a_session_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("read_before", [False, True])
+def test_what_a_request_led_to_a_session_is_not_kept(read_before: bool, caplog: pytest.LogCaptureFixture) -> None:
     """The request says nothing of the value by its type; what reads the session through it is one visitor's."""
     cache = a_cache()
     app = FastAPI()
 
-    @app.get("/hello")
+    def require_name(request: Request) -> None:
+        assert not read_before or request.session["name"]
+
+    @app.get("/hello", dependencies=[Depends(require_name)])
     @cache.cached()
     async def hello(request: Request) -> str:
         return f"hello {request.session.get('name')}"
@@ -145,3 +149,41 @@ def test_what_a_request_led_to_a_session_is_not_kept(caplog: pytest.LogCaptureFi
             assert client.get("/hello").json() == f"hello {visitor}"
     assert "cache.session_was_read" in caplog.text
     assert "hello()" in caplog.text
+
+
+@pytest.mark.parametrize(("session", "times"), [({}, 1), ({"name": "ada"}, 2)])
+async def test_a_session_that_does_not_tell_whether_it_was_read_counts_as_read(
+    session: dict[str, str], times: int
+) -> None:
+    """As that of another middleware, a plain mapping: of one that is empty there is nothing to tell."""
+    cache, asked = a_cache(), list[str]()
+
+    @cache.cached()
+    async def hello(request: Request) -> str:
+        asked.append("hello")
+        return "hello"
+
+    for _ in range(2):
+        await hello(Request({"type": "http", "session": session}))
+    assert len(asked) == times
+
+
+def test_a_cached_function_leaves_the_session_as_read_as_it_was() -> None:
+    """What varies by the visitor must go on to say so."""
+    cache = a_cache()
+    app = FastAPI()
+
+    @app.get("/{reads}")
+    async def show(reads: bool, request: Request) -> bool:
+        @cache.cached(key="reads")
+        async def value(request: Request, reads: bool) -> bool:
+            return True
+
+        if reads:
+            request.session.get("name")
+        await value(request, reads)
+        return bool(request.session.accessed)  # type: ignore[attr-defined]
+
+    app.add_middleware(SessionMiddleware, shared=cache._shared)
+    with TestClient(app, base_url="https://testserver") as client:
+        assert client.get("/true").headers.get("vary") == "Cookie"

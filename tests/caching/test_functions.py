@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import logging
 import threading
@@ -97,6 +98,19 @@ async def test_two_functions_do_not_meet() -> None:
         return "two"
 
     assert [await one(1), await two(1)] == ["one", "two"]
+
+
+async def test_two_functions_that_one_function_made_do_not_meet() -> None:
+    cache = a_cache()
+
+    def rate_of(currency: str) -> Any:
+        @cache.cached()
+        async def rate() -> str:
+            return currency
+
+        return rate
+
+    assert [await rate_of("EUR")(), await rate_of("USD")(), await rate_of("EUR")()] == ["EUR", "USD", "EUR"]
 
 
 async def test_tags_are_made_of_the_call() -> None:
@@ -203,6 +217,17 @@ async def test_a_method_is_told_by_what_of_its_object_is_named() -> None:
     assert [one.product.key(7) == same.product.key(7), one.product.key(7) == other.product.key(7)] == [True, False]
     assert list(inspect.signature(one.product).parameters) == ["product_id"]
     assert await Shop.rate("EUR") == "EUR"
+
+
+class Boutique(Shop):
+    pass
+
+
+async def test_a_method_that_a_class_inherits_is_its_own() -> None:
+    shop, boutique = Shop(9), Boutique(9)
+    await shop.product(1)
+    await boutique.product(1)
+    assert (shop.asked, boutique.asked) == (1, 1)
 
 
 def test_a_method_that_is_not_async_stays_so() -> None:
@@ -340,6 +365,7 @@ def refused(cache: Cache) -> list[Any]:
         ("cannot-key", lambda: cache.cached()(unknown_inside)),
         ("cannot-restore", lambda: cache.cached()(unknown_value)),
         ("cannot-cache", lambda: cache.cached()(generator)),
+        ("cannot-cache", lambda: cache.cached()(functools.partial(plain, 1))),
         ("cannot-key", lambda: cache.cached()(late_context)),
         ("cannot-key", lambda: cache.cached()(Shop.product)),
         ("cannot-cancel", lambda: cache.cached(policy=CachePolicy(ttl=60, hard_timeout=1))(plain)),
@@ -357,7 +383,7 @@ def refused(cache: Cache) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("number", range(18))
+@pytest.mark.parametrize("number", range(19))
 def test_what_cannot_be_cached_is_an_error_where_it_is_written(number: int) -> None:
     code, write = refused(a_cache())[number]
     with pytest.raises(ConfigurationError) as raised:

@@ -87,6 +87,22 @@ async def test_a_store_that_was_slow_once_is_asked_again_at_once() -> None:
     assert shop.here.stats().hits == 1
 
 
+def test_a_store_that_is_always_too_slow_is_asked_less_and_less() -> None:
+    breaker, now, asked = Breaker(), 0.0, 0
+    while now < 300.0:
+        now += 0.05
+        if breaker.is_closed:
+            asked += 1
+            breaker.failed(now)
+        elif breaker.takes_probe(now):
+            breaker.probed(now, answered=True)
+    assert asked < 25
+    breaker.probed(now, answered=True)
+    breaker.succeeded()
+    breaker.failed(now)
+    assert breaker.takes_probe(now)
+
+
 async def test_a_value_that_is_too_large_is_shown_and_says_nothing_of_the_store(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -26,10 +26,10 @@ class Level:
         self.wall.advance(wall)
         self.monotonic.advance(monotonic)
 
-    def put(self, key: bytes, value: Any, ttl: float = 10.0, tags: frozenset[str] = frozenset()) -> None:
+    def put(self, key: str, value: Any, ttl: float = 10.0, tags: frozenset[str] = frozenset()) -> None:
         self.level.put(key, value, b"x" * 10, lambda packed: packed, ttl=ttl, cost=0.5, tags=tags, age=self.level.age)
 
-    def holds(self, key: bytes) -> bool:
+    def holds(self, key: str) -> bool:
         return self.level.get(key) is not None
 
 
@@ -48,38 +48,38 @@ def test_it_ages_by_the_larger_of_both_clocks_and_is_emptied_where_they_disagree
     wall: float, monotonic: float, held: bool
 ) -> None:
     level = Level()
-    level.put(b"key", "value")
+    level.put("key", "value")
     level.pass_(wall, monotonic)
-    assert level.holds(b"key") is held
+    assert level.holds("key") is held
 
 
 def test_a_clock_that_is_set_back_empties_it_once() -> None:
     level = Level()
-    level.put(b"key", "value")
+    level.put("key", "value")
     level.pass_(-3600.0, 1.0)
-    assert not level.holds(b"key")
-    level.put(b"key", "value")
+    assert not level.holds("key")
+    level.put("key", "value")
     level.pass_(1.0, 1.0)
-    assert level.holds(b"key")
+    assert level.holds("key")
 
 
 def test_it_is_bounded_by_bytes_and_the_least_recently_used_leave() -> None:
     level = Level(capacity_bytes=3 * (ENTRY_BYTES + 20))
-    for key in (b"a", b"b", b"c"):
+    for key in ("a", "b", "c"):
         level.put(key, "x")
-    assert level.holds(b"a")
-    level.put(b"d", "x")
-    assert [level.holds(key) for key in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
-    level.put(b"e", list(range(10_000)))
-    assert not level.holds(b"e"), "it is larger than all there is"
-    assert level.holds(b"a")
+    assert level.holds("a")
+    level.put("d", "x")
+    assert [level.holds(key) for key in ("a", "b", "c", "d")] == [True, False, True, True]
+    level.put("e", list(range(10_000)))
+    assert not level.holds("e"), "it is larger than all there is"
+    assert level.holds("a")
 
 
 def test_each_has_a_value_of_his_own() -> None:
     level = Level()
-    level.put(b"key", {"items": ["tea"]})
+    level.put("key", {"items": ["tea"]})
     for _ in range(2):
-        local = level.level.get(b"key")
+        local = level.level.get("key")
         assert local is not None
         assert local.value == {"items": ["tea"]}
         local.value["items"].append("mug")
@@ -87,8 +87,8 @@ def test_each_has_a_value_of_his_own() -> None:
 
 def test_what_only_the_codec_can_copy_is_held_in_bytes() -> None:
     level = Level()
-    level.put(b"key", {"at": dt.date(2026, 1, 2)})
-    local = level.level.get(b"key")
+    level.put("key", {"at": dt.date(2026, 1, 2)})
+    local = level.level.get("key")
     assert local is not None
     assert local.value == b"x" * 10
 
@@ -96,9 +96,9 @@ def test_what_only_the_codec_can_copy_is_held_in_bytes() -> None:
 def test_what_was_asked_for_before_an_invalidation_is_not_put_in_after_it() -> None:
     level = Level()
     age = level.level.age
-    level.level.drop(b"other")
-    level.level.put(b"key", 1, b"1", lambda packed: 1, ttl=10, cost=0, tags=frozenset(), age=age)
-    assert not level.holds(b"key")
+    level.level.drop("other")
+    level.level.put("key", 1, b"1", lambda packed: 1, ttl=10, cost=0, tags=frozenset(), age=age)
+    assert not level.holds("key")
 
 
 # --- in a cache -------------------------------------------------------------------------------------------------------
@@ -171,6 +171,28 @@ async def test_what_this_process_invalidates_is_gone_from_it_at_once(how: str) -
         case "shared":
             await shop.shared.invalidate_tags("menu")
     assert await shop.ask(policy=LOCAL, tags=["menu"]) == "second"
+
+
+async def test_two_caches_of_one_name_hear_of_each_other() -> None:
+    shop = Shop()
+    await shop.ask(policy=LOCAL)
+    await shop.ask(shop.there, policy=LOCAL)
+    shop.source.value = "second"
+    await shop.here.invalidate("key")
+    assert await shop.ask(shop.there, policy=LOCAL) == "second"
+    shop.source.value = "third"
+    await shop.here.clear()
+    assert await shop.ask(shop.there, policy=LOCAL) == "third"
+
+
+async def test_a_store_that_is_swapped_takes_what_was_held_with_it() -> None:
+    shop = Shop()
+    await shop.ask(policy=LOCAL)
+    for value in ("second", "third"):
+        shop.source.value = value
+        with shop.shared.override(store="memory://"):
+            assert await shop.ask(policy=LOCAL) == value
+    assert await shop.ask(policy=LOCAL) == "first"
 
 
 async def test_nothing_of_it_goes_into_a_snapshot() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from serverless_session import CacheContext, CachePolicy, NotModified
+from serverless_session.caching import lookup
 from serverless_session.caching.stats import Answer, watch
 from serverless_session.deadline import invocation_ends_in
 from serverless_session.errors import ComputationTimeout, ConfigurationError
@@ -51,6 +52,14 @@ async def test_an_exception_of_a_named_kind_is_raised_again_as_it_was() -> None:
     with pytest.raises(OutOfStock):
         await shop.here.get_or_compute("key", fails)
     assert shop.source.asked == 2
+
+
+async def test_a_ttl_alone_leaves_the_rest_of_the_policy_as_it_is() -> None:
+    shop = Shop(stale_if_error=60)
+    await shop.ask(ttl=5)
+    shop.source.fails = RuntimeError
+    shop.clock.advance(6)
+    assert await shop.ask(ttl=5) == "first"
 
 
 async def test_another_exception_is_not_kept() -> None:
@@ -194,6 +203,52 @@ async def test_a_computation_sets_its_own_ttl() -> None:
         shop.clock.advance(seconds)
         await shop.here.get_or_compute("key", briefly)
         assert shop.source.asked == asked
+
+
+@pytest.mark.parametrize("wrong", [{"ttl": math.inf}, {"ttl": math.nan}, {"ttl": 0}, {"ttl": "5"}, {"tags": [7]}])
+async def test_a_context_that_cannot_be_is_an_error_and_holds_up_nobody(wrong: dict[str, Any]) -> None:
+    shop = Shop()
+
+    async def careless(context: CacheContext) -> Any:
+        for name, value in wrong.items():
+            setattr(context, name, value)
+        return 1
+
+    with pytest.raises((ValueError, TypeError)):
+        await shop.here.get_or_compute("key", careless)
+    assert await asyncio.wait_for(shop.ask(shop.there), 5.0) == "first"
+
+
+async def test_a_computation_that_takes_longer_than_a_lease_goes_on_alone_and_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookup, "LEASE_SECONDS", 0.1)
+    shop = Shop()
+    shop.source.seconds = 0.4
+    slow = asyncio.ensure_future(shop.ask())
+    for _ in range(8):  # the store's clock stands still but for this
+        await asyncio.sleep(0.05)
+        shop.clock.advance(0.04)
+    other = asyncio.ensure_future(shop.ask(shop.there))
+    assert [await slow, await other] == ["first", "first"]
+    assert shop.source.asked == 1
+
+
+@pytest.mark.parametrize("kind", ["key", "beside"])
+async def test_a_lease_that_was_lost_is_not_prolonged(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "LEASE_SECONDS", 0.1)
+    shop = Shop(stale_while_revalidate=60)
+    if kind == "beside":
+        await shop.ask()
+        shop.clock.advance(61)
+    shop.source.seconds = 0.3
+    slow = asyncio.ensure_future(shop.ask())
+    await asyncio.sleep(0.02)
+    shop.source.value, shop.source.seconds = "second", 0.0
+    await shop.there.invalidate("key")
+    assert await shop.ask(shop.there) == "second"
+    assert await slow == "first"
+    assert await shop.ask(shop.there) == "second"
 
 
 async def test_a_computation_may_have_nothing_kept() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from serverless_session import Cache, CachePolicy, SharedState
-from serverless_session.errors import ConfigurationError, ValueNotSerializable
+from serverless_session.caching.keys import CallKey
+from serverless_session.caching.shapes import ANYTHING
+from serverless_session.errors import ConfigurationError, UnknownKey, ValueNotSerializable
 from serverless_session.stores import MemoryStore
 from tests.caching.shops import Shop
 from tests.sessions.apps import SECRET
@@ -60,6 +62,47 @@ async def test_many_are_found_in_one_call_and_with_tags_in_two() -> None:
     await shop.shared.invalidate_tags("zero")
     assert ("n", 0) not in await shop.there.get_many(keys)
     assert await shop.here.get_many([]) == {}
+
+
+async def test_what_no_longer_fits_is_left_out_of_many() -> None:
+    shop = Shop()
+
+    @shop.here.cached(key=lambda: "mug")
+    async def mug() -> Mug:
+        return Mug(9)
+
+    await mug()
+    key = mug.key()
+    await shop.here.set(CallKey(key.encoded, ANYTHING), "no mug")  # type: ignore[attr-defined]
+    assert await shop.here.get_many([key]) == {}
+    assert await shop.here.get(key) is None
+    assert await mug() == Mug(9)
+
+
+async def test_what_is_sealed_under_an_unknown_key_is_not_there_and_not_overwritten() -> None:
+    store = MemoryStore()
+    one, other = (Cache(SharedState(store, secret_key=secret), ttl=60) for secret in (SECRET, SECRET[::-1]))
+    await one.set("key", "of one")
+    await other.set("another", "of the other")
+    assert await other.get("key", "nothing") == "nothing"
+    assert await other.get_many(["key", "another"]) == {"another": "of the other"}
+    with pytest.raises(UnknownKey):
+        await other.set("key", "of the other")
+
+    async def compute() -> str:
+        return "computed"
+
+    assert await other.get_or_compute("key", compute) == "computed"
+    assert await one.get("key") == "of one"
+
+
+@pytest.mark.parametrize("tags", ["menu", [7], [None]])
+async def test_tags_are_a_list_of_texts(tags: Any) -> None:
+    shop = Shop()
+    with pytest.raises(TypeError, match="list of texts"):
+        await shop.ask(tags=tags)
+    with pytest.raises(TypeError, match="list of texts"):
+        await shop.here.set("key", 1, tags=tags)
 
 
 async def test_what_is_put_wins_over_what_is_being_computed() -> None:
