@@ -36,7 +36,7 @@ OPTIONS = (
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
 )
-PATIENCE = 10.0
+PATIENCE = 20.0
 POLL_INTERVAL = 0.02
 
 T = TypeVar("T")

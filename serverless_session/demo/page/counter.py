@@ -61,6 +61,7 @@ class TripShown:
 
 def row(seen: Seen) -> Row:
     """An entry of the book, in words. Of a crowd's trips only the number is shown."""
+    answers = Counter(seen.answers)
     return Row(
         request=seen.request,
         copy=seen.copy,
@@ -70,8 +71,9 @@ def row(seen: Seen) -> Row:
         trips=[] if seen.crowd > 1 else [_trip(trip) for trip in seen.trips],
         number_of_trips=len(seen.trips),
         answers=[
-            AnswerShown(kind=answer.value, name=ANSWERS[answer][0], times=times)
-            for answer, times in Counter(seen.answers).items()
+            AnswerShown(kind=answer.value, name=ANSWERS[answer][0], times=answers[answer])
+            for answer in ANSWERS
+            if answer in answers
         ],
     )
 
