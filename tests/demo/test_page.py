@@ -255,6 +255,7 @@ def test_while_the_store_is_stopped_what_needs_the_session_is_a_503_in_words(sto
 def test_when_the_store_runs_again_all_is_well(stopped: Browser) -> None:
     stopped.click("#start-store")
     stopped.until(lambda: stopped.text("#notice") == "The store runs again, and has kept everything.")
+    assert stopped.run("return document.activeElement.id") == "stop-store"  # in the place of the one that was pressed
     assert stopped.text("#greeting") == "Good day, Ada"
     assert names_in_the_cart(stopped) == {"a blue mug"}
     add(stopped, "tea", "green tea")

@@ -56,7 +56,7 @@ function show(page) {
 // Where the focus was, or where to go on from there: never to the top of the page.
 function focusAgain(id, part) {
   const same = id && document.getElementById(id);
-  const place = same || part.querySelector("[tabindex='-1'], input, button, a") || part;
+  const place = same || part.querySelector("[tabindex='-1'], input:not([type='hidden']), button, a") || part;
   place.focus({ preventScroll: true });
 }
 

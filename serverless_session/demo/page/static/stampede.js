@@ -15,21 +15,23 @@ const byId = (id) => document.getElementById(id);
 
 export async function drawStampede(form, busy) {
   const drawing = new Drawing();
-  byId("stampede-result").textContent = "";
+  const result = byId("stampede-result");
+  result.textContent = "";
   busy(1);
-  const answer = await fetch("/stampede", {
-    method: "POST",
-    headers: { accept: "application/x-ndjson" },
-    body: new URLSearchParams(new FormData(form)),
-  });
-  let over = null;
-  for await (const happening of linesOf(answer.body)) {
-    drawing.take(happening);
-    if (happening.what === "over") over = happening;
+  try {
+    const answer = await fetch("/stampede", {
+      method: "POST",
+      headers: { accept: "application/x-ndjson" },
+      body: new URLSearchParams(new FormData(form)),
+    });
+    for await (const happening of linesOf(answer.body)) {
+      drawing.take(happening);
+      if (happening.what === "over") result.textContent = inWords(happening);
+    }
+  } finally {
+    drawing.end();
+    busy(-1);
   }
-  drawing.end();
-  busy(-1);
-  if (over) byId("stampede-result").textContent = inWords(over);
 }
 
 async function* linesOf(body) {
