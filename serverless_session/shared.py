@@ -210,7 +210,7 @@ class SharedState:
 
     def tag_key(self, tag: str) -> str:
         """Where the stamp of a tag stands."""
-        return self._tag_records.key(b"tag", tag.encode())
+        return self._tag_records.key(b"tag", tag.encode("utf-8", "surrogatepass"))
 
     @property
     def tag_watch(self) -> str:

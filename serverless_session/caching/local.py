@@ -12,6 +12,7 @@ the store is asked, and what was asked for before an invalidation is not put in 
 from __future__ import annotations
 
 import marshal
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -153,7 +154,7 @@ def _copyable(
 ) -> tuple[Any, Callable[[Any], Any] | None, int]:
     """What is held, what makes a copy of it, and its size. `marshal` takes a quarter of the codec's time."""
     if type(value) in _FROZEN:
-        return value, None, len(packed)
+        return value, None, sys.getsizeof(value)
     try:
         marshalled = marshal.dumps(value)
     except ValueError:  # a date, say

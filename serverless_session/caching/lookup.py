@@ -44,6 +44,9 @@ class Loaded(NamedTuple):
     plain: Any
     packed: bytes
 
+    def __repr__(self) -> str:
+        return "Loaded()"
+
 
 class Answered(NamedTuple):
     """`cost`: seconds that the computation took. `loaded`: None for what is raised, which is the `error`.
@@ -60,6 +63,9 @@ class Answered(NamedTuple):
     fresh_until: float = 0.0
     tags: Collection[str] = ()
     for_all: bool = True
+
+    def __repr__(self) -> str:
+        return f"Answered({self.answer})"
 
 
 class Wanted(NamedTuple):

@@ -72,8 +72,8 @@ def _serve(chosen: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="serverless-session demo",
-        description="Play a visitor of a small shop, event by event through the Lambda handler, and show what happened; or, with"
-        " --serve, a shop to click on."
+        description="Play a visitor of a small shop, event by event through the Lambda handler, and show what happened;"
+        " or, with --serve, a shop to click on."
         " The exit code is 0 if every promise held, 1 if one was broken.",
     )
     parser.add_argument(

@@ -109,6 +109,8 @@ def _scalar(kind: type, value: Any) -> object:
         if value.tzinfo is not None and value.tzinfo.utcoffset(None).microseconds:
             # `fromisoformat` takes an offset below a second for UTC (CPython 3.11 to 3.13)
             raise Refused("has a time zone with a fraction of a second", "value.astimezone(timezone.utc)")
+        if value.fold:
+            raise Refused("is the second of two equal times (fold=1)", "value.astimezone(timezone.utc)")
         return value.isoformat()
     if kind is date:
         return value.isoformat()

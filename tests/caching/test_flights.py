@@ -81,7 +81,7 @@ async def test_what_must_not_be_shared_is_computed_by_each() -> None:
 
 
 async def test_what_is_never_kept_holds_up_nobody() -> None:
-    """Threat 24: a lease on what cannot be cached would let in one after the other."""
+    """THREATS 24: a lease on what cannot be cached would let in one after the other."""
     shop = Shop()
     running = most = 0
 

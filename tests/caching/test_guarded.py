@@ -123,7 +123,7 @@ async def test_a_value_that_is_too_large_is_shown_and_says_nothing_of_the_store(
 
 @pytest.mark.parametrize("how", ["key", "tags", "stale tags", "clear", "set"])
 async def test_what_must_not_be_swallowed_is_done_or_raises(how: str) -> None:
-    """It is tried though the breaker is open."""
+    """THREATS 22: it is tried though the breaker is open."""
     shop = Shop()
     await shop.ask(tags=["menu"])
 

@@ -47,6 +47,7 @@ class Level:
 def test_it_ages_by_the_larger_of_both_clocks_and_is_emptied_where_they_disagree(
     wall: float, monotonic: float, held: bool
 ) -> None:
+    """THREATS 31."""
     level = Level()
     level.put("key", "value")
     level.pass_(wall, monotonic)
@@ -135,6 +136,7 @@ async def test_it_never_shows_a_value_beyond_its_own_end() -> None:
 
 
 async def test_it_holds_only_what_the_store_accepted() -> None:
+    """THREATS 31."""
     shop = Shop()
 
     async def overtaken() -> Any:

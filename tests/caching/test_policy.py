@@ -311,6 +311,7 @@ async def test_a_computation_gives_its_value_tags() -> None:
 
 
 async def test_a_late_tag_that_is_invalidated_during_the_computation_keeps_nothing() -> None:
+    """THREATS 10."""
     shop = Shop()
 
     async def overtaken(context: CacheContext) -> Any:

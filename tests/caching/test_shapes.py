@@ -124,6 +124,7 @@ NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
     ids=lambda value: repr(value)[:50],
 )
 def test_a_value_comes_back_equal_and_of_its_type(annotation: Any, value: Any) -> None:
+    """THREATS 52."""
     shape = shape_of(annotation, called="it")
     plain = PACKER.unpack(PACKER.pack(shape.dump(value)))
     back = shape.load(plain)
