@@ -270,7 +270,7 @@ class Cache:
         """What this process holds, in a tuple, because None is a value."""
         if not policy.local_ttl:
             return None
-        local = self._local.get(self._value_key(encoded))
+        local = self._local.get(self._value_key(encoded), seconds(policy.local_ttl))
         if local is None:
             return None
         try:
@@ -299,10 +299,9 @@ class Cache:
         if seen is not None:
             expects = self._shared.clock.time() < seen.fresh_until
             if seen.late:
-                known = place._replace(tags=[*place.tags, *seen.late])
+                known = place._replace(late=seen.late)
         wanted = Wanted(
             known,
-            place.tags,
             compute,
             policy,
             shape,
@@ -424,8 +423,13 @@ class Cache:
 
     @functools.cached_property
     def _value_key(self) -> Callable[[bytes], str]:
-        """The last ones are remembered: a hash and its text take 4 us."""
-        return functools.lru_cache(_REMEMBERED)(lambda encoded: self._records.key(b"value", self._name, encoded))
+        """The last ones are remembered, if they are short: a hash and its text take 4 us."""
+
+        def hashed(encoded: bytes) -> str:
+            return self._records.key(b"value", self._name, encoded)
+
+        remembered = functools.lru_cache(_REMEMBERED)(hashed)
+        return lambda encoded: remembered(encoded) if len(encoded) <= _SHORT else hashed(encoded)
 
     @functools.cached_property
     def _tag_key(self) -> Callable[[str], str]:
@@ -433,6 +437,8 @@ class Cache:
 
 
 _REMEMBERED: Final = 4096
+_SHORT: Final = 256
+_MOST_TAGS: Final = 255
 
 
 class _Seen(NamedTuple):
@@ -445,6 +451,8 @@ class _Seen(NamedTuple):
 def _texts(tags: Sequence[str]) -> tuple[str, ...]:
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
         raise TypeError('tags are a list of texts, as tags=["menu"]')
+    if len(tags) > _MOST_TAGS:
+        raise ValueError(f"a value has at most {_MOST_TAGS} tags, and was given {len(tags)}")
     return tuple(tags)
 
 

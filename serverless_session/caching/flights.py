@@ -185,6 +185,7 @@ class _Flight(Generic[_T]):
         finally:
             self._waiting -= 1
             if is_cancelled and not self._waiting and self.task is not None and not self.goes_on:
+                self.goes_on = True  # once: it may be giving its lease back
                 self.task.cancel()
 
 

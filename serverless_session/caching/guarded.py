@@ -46,13 +46,16 @@ class GuardedStore:
         """A copy of this process finds out for itself how its store is."""
         self._breakers.clear()
 
-    async def carry_out(self, steps: Steps[_T]) -> _T:
-        """Do what rules ask for; where the store fails, they are told so."""
+    async def carry_out(self, steps: Steps[_T], *, insist: bool = False) -> _T:
+        """Do what rules ask for; where the store fails, they are told so.
+
+        `insist`: though the breaker is open. What ends a lease is tried in any case: others wait for it.
+        """
         try:
             asked = next(steps)
             while True:
                 if isinstance(asked, Ask):
-                    outcomes = await self.ask(asked.operations)
+                    outcomes = await self.ask(asked.operations, insist=insist)
                 else:
                     await asyncio.sleep(asked.seconds)
                     outcomes = ()
@@ -65,11 +68,11 @@ class GuardedStore:
         """Do what rules ask for, whatever the breaker says. Raises `StoreError` if it was not done."""
         return await surely(make, self._records.perform, self._shared.clock)
 
-    async def ask(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def ask(self, operations: Sequence[Operation], *, insist: bool = False) -> Sequence[Outcome]:
         """One call of the store; where it fails or rests, each outcome says so."""
         store = self._shared.store
         breaker = self._breakers.get(store)
-        if breaker is not None and not breaker.is_closed:
+        if breaker is not None and not breaker.is_closed and not insist:
             turn = breaker.turn(time.monotonic())
             if turn is Turn.PROBE:
                 self._probe_beside(store, breaker)
@@ -127,7 +130,7 @@ class GuardedStore:
         except BaseException:
             breaker.gave_up(time.monotonic())
             raise
-        if isinstance(outcome, Failed) and time.time() - began > 2 * self._shared.timeout:  # it was frozen meanwhile
+        if isinstance(outcome, Failed) and time.time() - began > self._shared.timeout + PATIENCE:  # we were frozen
             breaker.gave_up(time.monotonic())
             return
         breaker.probed(time.monotonic(), answered=not isinstance(outcome, Failed))

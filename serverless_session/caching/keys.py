@@ -117,6 +117,8 @@ def takes(annotation: Any) -> bool:
     """Can values of this type stand in a key? What only a call can tell (no annotation, `Any`) may."""
     if annotation in (Any, object, None, inspect.Parameter.empty) or isinstance(annotation, str | typing.TypeVar):
         return True
+    if annotation.__class__.__name__ == "TypeAliasType":  # it may name itself
+        return True
     if isinstance(annotation, typing.NewType):
         return takes(annotation.__supertype__)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

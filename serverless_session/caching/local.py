@@ -12,6 +12,7 @@ the store is asked, and what was asked for before an invalidation is not put in 
 from __future__ import annotations
 
 import marshal
+import math
 import sys
 import threading
 import time
@@ -70,8 +71,8 @@ class LocalLevel:
         """Grows at every invalidation in this process."""
         remember_to_forget(self)
 
-    def get(self, key: str) -> Local | None:
-        """What is held, a copy of it if it could be changed."""
+    def get(self, key: str, ttl: float = math.inf) -> Local | None:
+        """What is held for less than `ttl` seconds, a copy of it if it could be changed."""
         held = self._held.get(key)
         if held is None:
             return None
@@ -81,8 +82,11 @@ class LocalLevel:
             self._offset = wall - monotonic
             return None
         with self._lock:
-            if max(wall - held.wall, monotonic - held.monotonic) >= held.ttl:
+            age = max(wall - held.wall, monotonic - held.monotonic)
+            if age >= held.ttl:
                 self._drop(key)
+                return None
+            if age >= ttl:
                 return None
             if key in self._held:
                 self._held.move_to_end(key)

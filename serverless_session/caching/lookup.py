@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -23,8 +23,8 @@ from serverless_session.records.records import Records
 from serverless_session.shared import SharedState
 from serverless_session.stores.contract import Read, new_version
 
-LEASE_SECONDS: Final = 30.0
-"""How long a lease lasts unless it is prolonged, the policy has a `hard_timeout`, or the invocation ends before."""
+LEASE_SECONDS: Final = 3.0
+"""How long a lease lasts that is not prolonged, as that of a process that was killed; less if the invocation ends."""
 
 LEAST_LEASE_SECONDS: Final = 0.1
 """However little time remains: a ttl is above 0."""
@@ -91,11 +91,10 @@ class Answered(NamedTuple):
 class Wanted(NamedTuple):
     """What a call wants. `takes_context`: the computation may give the value tags of its own. `expects`: it was there.
 
-    `tags`: what they are called, `keys`: where their stamps stand; in `place` may be more, of tags that it had before.
+    `tags`: what they are called; their keys stand in `place`.
     """
 
     place: Place
-    keys: Sequence[str]
     compute: Callable[[CacheContext], Awaitable[Any]]
     policy: CachePolicy
     shape: Shape
@@ -129,10 +128,9 @@ class Lookup:
             if isinstance(again, Answered):
                 return again
             early = again
-        longest = LEASE_SECONDS if policy.hard_timeout is None else seconds(policy.hard_timeout) + 1.0
         soft = None if policy.soft_timeout is None else seconds(policy.soft_timeout)
         terms = Terms(
-            lease=max(min(longest, time_left(longest)), LEAST_LEASE_SECONDS),
+            lease=max(min(LEASE_SECONDS, time_left(LEASE_SECONDS)), LEAST_LEASE_SECONDS),
             patience=wanted.patience,
             soft=soft,
             is_early=lambda entry, now: (
@@ -146,7 +144,7 @@ class Lookup:
             return answered(found)
         lease = found if isinstance(found, Lease) else None
         entry = lease.entry if lease is not None else None
-        if entry is None:
+        if entry is None or wanted.refresh:
             unkept = lease is not None and not lease.held and lease.is_passage
             if unkept:
                 self.note_unkept(wanted.place.key)
@@ -162,7 +160,7 @@ class Lookup:
     async def _look_again(self, wanted: Wanted) -> Answered | bool:
         """What was there when this process looked last, if it still is, and fresh. Else: is it time to refresh it?"""
         place, now = wanted.place, self._shared.clock.time()
-        outcomes = await self._store.ask([Read(place.key), *map(Read, place.tags)])
+        outcomes = await self._store.ask([Read(place.key), *map(Read, place.all_tags)])
         fresh = leases.fresh(place, outcomes, now)
         if fresh is None:
             return False
@@ -174,7 +172,9 @@ class Lookup:
             loaded = Loaded(plain if shape is ANYTHING else shape.load(plain), plain, fresh.packed)
         except Unfit:
             return False
-        return Answered(Answer.HIT, fresh.cost, loaded, is_kept=True, fresh_until=fresh.fresh_until, tags=place.tags)
+        return Answered(
+            Answer.HIT, fresh.cost, loaded, is_kept=True, fresh_until=fresh.fresh_until, tags=place.all_tags
+        )
 
     def loader(self, shape: Shape, policy: CachePolicy | None) -> leases.Load:
         """What makes of packed bytes what is shown."""
@@ -236,14 +236,15 @@ class Lookup:
             lease = lease if renewed is None else await renewed.stop()
             if lease is not None:
                 await self._give_up(wanted, context, lease, error, monotonic() - began, watch)
-            if entry is not None and not isinstance(error, ValueNotSerializable) and self._may_be_shown(entry):
+            may_show = entry is not None and not wanted.refresh and not isinstance(error, ValueNotSerializable)
+            if may_show and entry is not None and self._may_be_shown(entry):
                 return answered(entry._replace(freshness=Freshness.LAST_RESORT))
             if context.store:
                 raise
             return Answered(Answer.MISS, monotonic() - began, error=error, for_all=False)
         except BaseException:
             if renewed is not None:
-                await self._store.carry_out(leases.give_back(await renewed.stop()))
+                await self._store.carry_out(leases.give_back(await renewed.stop()), insist=True)
             raise
         loaded = Loaded(value, plain, packed)
         answer = Answer.MISS if lease is not None else Answer.ERROR
@@ -286,22 +287,22 @@ class Lookup:
         if lease is None:
             return None
         if not context.store:
-            await self._store.carry_out(leases.pass_by(lease))
+            await self._store.carry_out(leases.pass_by(lease), insist=True)
             return None
         stamps = await self._stamps(wanted, context, lease, watch)
         if stamps is None:
-            await self._store.carry_out(leases.give_back(lease))
+            await self._store.carry_out(leases.give_back(lease), insist=True)
             return None
         if again is not None:
             stamps = {tag: lease.stamps[tag] for tag in again.stamps} | stamps
-        kept = await self._store.carry_out(leases.keep(lease, computed, stamps, self._shared.clock.time()))
+        kept = await self._store.carry_out(leases.keep(lease, computed, stamps, self._shared.clock.time()), insist=True)
         return stamps if kept else None
 
     async def _stamps(
         self, wanted: Wanted, context: CacheContext, lease: Lease, watch: bytes | None
     ) -> dict[str, bytes] | None:
         """Those of all tags, from before the computation; None: nobody knows."""
-        stamps = {tag: lease.stamps[tag] for tag in wanted.keys}
+        stamps = {tag: lease.stamps[tag] for tag in wanted.place.tags}
         if tuple(context.tags) == wanted.tags:
             return stamps
         if not all(isinstance(tag, str) for tag in context.tags):
@@ -327,9 +328,9 @@ class Lookup:
             packed, ends = negative
             await self._keep(wanted, context, lease, Computed(packed, ends, cost, is_error=True), watch)
         elif context.store:
-            await self._store.carry_out(leases.give_back(lease))
+            await self._store.carry_out(leases.give_back(lease), insist=True)
         else:
-            await self._store.carry_out(leases.pass_by(lease))
+            await self._store.carry_out(leases.pass_by(lease), insist=True)
 
     def _negative(self, policy: CachePolicy, error: Exception) -> tuple[bytes, leases.Ends] | None:
         """An exception in bytes, and its ends, if it is one that is kept."""
@@ -385,14 +386,14 @@ class _Renewed:
     def _wait(self) -> None:
         left = self._ends_at - monotonic()
         if self._lease.held and not self._is_over and left > 0:
-            self._timer = asyncio.get_running_loop().call_later(left / 2, self._begin)
+            self._timer = asyncio.get_running_loop().call_later(left / 3, self._begin)
 
     def _begin(self) -> None:
         self._renewing = asyncio.ensure_future(self._renew())
 
     async def _renew(self) -> None:
         asked_at = monotonic()
-        renewed = await self._store.carry_out(leases.renew(self._lease, self._version))
+        renewed = await self._store.carry_out(leases.renew(self._lease, self._version), insist=True)
         if isinstance(renewed, Lease):
             self._lease, self._version, self._ends_at = renewed, new_version(), asked_at + renewed.seconds
         if renewed is not False:

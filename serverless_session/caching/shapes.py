@@ -73,7 +73,10 @@ def _shape(kind: Any, within: tuple[Any, ...]) -> Shape:
     if isinstance(kind, typing.NewType):
         return _shape(kind.__supertype__, within)
     if kind.__class__.__name__ == "TypeAliasType":
-        return _shape(kind.__value__, within)
+        if kind in within:
+            return _later(kind)
+        _known[kind] = shape = _shape(kind.__value__, (*within, kind))
+        return shape
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in _AROUND:
         return _shape(arguments[0], within)

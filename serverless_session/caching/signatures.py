@@ -75,10 +75,12 @@ class CallSignature:
         self.is_open = _is_open(key, parameters)
         self._tags = [template_of(tag, self.public, looked_at="tags=") for tag in _texts(tags)]
         self._has_paths_in_tags = any("{" in tag for tag in tags)
+        self._places: list[int] = []
+        self._counted: tuple[str, ...] = ()
         self._values = self._values_of(key)
         if function.__name__ == "<lambda>" and key is None:
             raise self._cannot("it has no name", "a `def`, or key= with something that tells it from others")
-        self._prefix = length_prefixed(self.called.encode(), key_bytes(_enclosed(function)))
+        self._prefix = length_prefixed(self.called.encode(), key_bytes(_enclosed(function)), key_bytes(self._counted))
         self._names = tuple(parameter.name for parameter in parameters)
         by_place = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self._is_plain = key is None and all(parameter.kind is by_place for parameter in parameters)
@@ -121,7 +123,6 @@ class CallSignature:
     def _values_of(self, key: KeyPaths | None) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
         parameters = list(self.public.parameters.values())
         sessions = {parameter.name for parameter in parameters if _is_session(_bare(parameter.annotation))}
-        self._places: list[int] = []
         if callable(key):
             return lambda args, kwargs: (key(*args, **kwargs),)
         if key is not None:
@@ -129,6 +130,7 @@ class CallSignature:
             if sessions and not any(path.partition(".")[0] in sessions for path in paths):
                 raise self._cannot_share_a_session(sorted(sessions)[0])
             found = [path_of(path, self.public, looked_at="key=") for path in paths]
+            self._counted = tuple(paths)
 
             def values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
                 arguments = self._arguments(args, kwargs)
@@ -154,6 +156,7 @@ class CallSignature:
                     f'key="{parameter.name}.id", or whatever tells one from another',
                 )
         names = [parameter.name for parameter in kept]
+        self._counted = tuple(names)
         self._places = [parameters.index(parameter) for parameter in kept]
 
         def of_all(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

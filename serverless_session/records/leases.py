@@ -175,10 +175,18 @@ class Terms(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a value stands: its key, and the keys of the tags that it has as far as they are known."""
+    """Where a value stands: its key, and the keys of the tags that it must have to count.
+
+    `late`: of tags that it may have besides.
+    """
 
     key: str
     tags: Sequence[str] = ()
+    late: Sequence[str] = ()
+
+    @property
+    def all_tags(self) -> list[str]:
+        return [*self.tags, *self.late]
 
     @property
     def beside(self) -> str:
@@ -189,7 +197,7 @@ class Place(NamedTuple):
 def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
     """What stands under the key, if it may be shown; or the right to compute it."""
     expect: Expected = ABSENT
-    known, waited = list(place.tags), False
+    known, waited = place.all_tags, False
     began, pause = now, FIRST_PAUSE
     while True:
         version = new_version()
@@ -218,6 +226,8 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
             return (yield from _stamped(passage, known))
         if kind != _LEASE:
             entry = _entry(place, kept, load)
+            if entry is not None and not entry.stamps.keys() >= set(place.tags):
+                entry = None  # from before it had that tag
             late = [tag for tag in entry.stamps if tag not in known] if entry is not None else []
             if late:
                 known += late
@@ -269,10 +279,11 @@ def fresh(place: Place, outcomes: Sequence[Outcome], now: float) -> Fresh | None
         return None
     body = kept.value
     _, fresh_until, _, _, cost, number = _HEAD.unpack_from(body)
-    if now >= fresh_until or number != len(place.tags):
+    known = place.all_tags
+    if now >= fresh_until or number != len(known):
         return None
     at = _HEAD.size
-    for tag, outcome in zip(place.tags, outcomes[1:], strict=True):
+    for tag, outcome in zip(known, outcomes[1:], strict=True):
         ends = at + _TAG_CHARACTERS + STAMP_BYTES
         if not isinstance(outcome, Kept) or body[at:ends] != tag[-_TAG_CHARACTERS:].encode() + tags_.stamp_of(outcome):
             return None

@@ -89,6 +89,17 @@ async def test_a_call_is_invalidated_refreshed_and_found_by_its_key() -> None:
     assert name.key(ada) == name.key(User(1)) != name.key(User(2))
 
 
+async def test_what_tells_calls_apart_is_part_of_the_key() -> None:
+    cache = a_cache()
+
+    async def owner(user_id: int, org_id: int) -> str:
+        return f"user {user_id} of {org_id}"
+
+    by_user, by_org = cache.cached(key="user_id")(owner), cache.cached(key="org_id")(owner)
+    assert await by_user(7, 1) == "user 7 of 1"
+    assert await by_org(1, 7) == "user 1 of 7"
+
+
 async def test_two_functions_do_not_meet() -> None:
     cache = a_cache()
 

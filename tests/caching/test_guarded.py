@@ -90,6 +90,21 @@ async def test_when_a_probe_is_answered_the_cache_is_back(caplog: pytest.LogCapt
     assert [record.event for record in caplog.records] == ["cache.store_failed", "cache.store_back"]  # type: ignore[attr-defined]
 
 
+async def test_a_lease_is_given_back_though_the_store_failed_others_meanwhile() -> None:
+    """Others wait for it, in processes that have seen nothing of that."""
+    shop = Shop()
+    await shop.ask()
+    await shop.here.invalidate("key")
+    shop.source.seconds = 0.05
+    computing = asyncio.ensure_future(shop.ask())
+    await asyncio.sleep(0.01)
+    shop.faulty.fail(times=3)
+    await shop.here.get_or_compute("another", shop.source)  # it fails, and so does its probe
+    assert await computing == "first"
+    assert await asyncio.wait_for(shop.ask(shop.there), 2.0) == "first"
+    assert shop.source.asked == 3
+
+
 async def test_a_store_that_was_slow_once_is_asked_again_at_once() -> None:
     """A new connection may take longer than a cache waits: the probe has the time."""
     shop = Shop()

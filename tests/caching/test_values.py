@@ -176,6 +176,31 @@ async def test_a_key_is_known_by_its_value(key: Any) -> None:
         await Shop().here.get(key)
 
 
+async def test_a_value_from_before_it_had_a_tag_does_not_count() -> None:
+    """A release that adds a tag must be able to invalidate what the one before it kept."""
+    shop = Shop()
+    await shop.ask(tags=["menu"])
+    shop.source.value = "second"
+    assert await shop.ask(shop.there, tags=["menu"]) == "first"
+    assert await shop.ask(shop.there, tags=["menu", "shop"]) == "second"
+    assert await shop.ask(tags=["menu", "shop"]) == "second"
+
+
+async def test_a_refresh_that_fails_says_so() -> None:
+    shop = Shop(stale_if_error=60, stale_while_revalidate=60)
+
+    @shop.here.cached(key=lambda: "value")
+    async def value() -> Any:
+        return await shop.source()
+
+    value_of = value
+    await value_of()
+    shop.source.fails = RuntimeError
+    with pytest.raises(RuntimeError):
+        await value_of.refresh()
+    assert await value_of() == "first"
+
+
 async def test_a_refresh_computes_after_whoever_computes_now() -> None:
     """What changed before it was asked for is in what it returns, and stands in the store afterwards."""
     shop = Shop()
