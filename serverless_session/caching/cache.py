@@ -96,9 +96,10 @@ class Cache:
         self._flights: Flights[Answered] = Flights(
             lambda answered: answered.for_all, lambda answered: answered.answer is Answer.WAIT
         )
-        self._shared.add_holder(self)
-        self._counters = Counters()
         self._seen: dict[str, _Seen] = {}
+        self._here = _Here(self._local, self._flights, self._seen)
+        self._shared.add_holder(self._here)
+        self._counters = Counters()
 
     def stats(self) -> CacheStats:
         """What it has answered in this process so far."""
@@ -243,26 +244,6 @@ class Cache:
             await self._store.surely(lambda: tags_.renew([self._generation]))
         finally:
             self._shared.drop_held(tags=frozenset(self._generations))
-
-    # --- for its SharedState: what changes in this process ------------------------------------------------------------
-
-    def drop(self, *keys: str) -> None:
-        """What stands under these keys of the store was changed: nothing of before is held, or waited for."""
-        self._local.drop(*keys)
-        for key in keys:
-            self._seen.pop(key, None)
-            self._flights.let_go((key, False), (key, True))
-
-    def drop_tags(self, tags: frozenset[str]) -> None:
-        """What has one of these tags was invalidated."""
-        self._local.drop_tags(tags)
-        self._flights.let_go()
-
-    def forget_all(self) -> None:
-        """The store is another one."""
-        self._local.clear()
-        self._seen.clear()
-        self._flights.let_go()
 
     # --- inside, and of it, for functions: a `Keeper` -----------------------------------------------------------------
 
@@ -439,6 +420,31 @@ class Cache:
 _REMEMBERED: Final = 4096
 _SHORT: Final = 256
 _MOST_TAGS: Final = 255
+
+
+class _Here:
+    """What of a cache is in this process, as its `SharedState` tells it of changes."""
+
+    def __init__(self, local: LocalLevel, flights: Flights[Answered], seen: dict[str, _Seen]) -> None:
+        self._local, self._flights, self._seen = local, flights, seen
+
+    def drop(self, *keys: str) -> None:
+        """What stands under these keys of the store was changed: nothing of before is held, or waited for."""
+        self._local.drop(*keys)
+        for key in keys:
+            self._seen.pop(key, None)
+            self._flights.let_go((key, False), (key, True))
+
+    def drop_tags(self, tags: frozenset[str]) -> None:
+        """What has one of these tags was invalidated."""
+        self._local.drop_tags(tags)
+        self._flights.let_go()
+
+    def forget_all(self) -> None:
+        """The store is another one."""
+        self._local.clear()
+        self._seen.clear()
+        self._flights.let_go()
 
 
 class _Seen(NamedTuple):
