@@ -309,6 +309,8 @@ class Cache:
                 self._remember(place, found)
             if policy.local_ttl:
                 self._hold(place.key, policy, found, age)
+        elif found.tags:  # the next computation reads their stamps before it, and needs no watch over them
+            self._remember(place, found)
         return loaded.value
 
     async def _shared_look(self, wanted: Wanted, shape: Shape) -> Shared[Answered]:

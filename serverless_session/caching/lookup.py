@@ -249,7 +249,8 @@ class Lookup:
         loaded = Loaded(value, plain, packed)
         answer = Answer.MISS if lease is not None else Answer.ERROR
         if kept is None:
-            return Answered(answer, cost, loaded, for_all=context.store)
+            late = list(map(self._tag_key, context.tags)) if context.store else []
+            return Answered(answer, cost, loaded, tags=late, for_all=context.store)
         return Answered(answer, cost, loaded, is_kept=True, fresh_until=ends.fresh, tags=kept)
 
     async def _computed(self, wanted: Wanted, context: CacheContext) -> Any:
