@@ -64,14 +64,19 @@ async def test_whoever_is_cancelled_the_others_get_a_value(while_computing: bool
     assert list(flights._by_loop.values()) == [{}]
 
 
-async def test_what_must_not_be_shared_is_computed_by_each() -> None:
+@pytest.mark.parametrize("while_computing", [False, True])
+async def test_what_must_not_be_shared_is_computed_by_each(while_computing: bool) -> None:
     flights, looks = Flights[int](lambda outcome: False), 0
 
-    async def look() -> int:
+    async def compute() -> int:
         nonlocal looks
         looks = mine = looks + 1
         await asyncio.sleep(0)
         return mine
+
+    async def look() -> int | Rest[int]:
+        await asyncio.sleep(0)
+        return Rest(compute) if while_computing else await compute()
 
     shared = await asyncio.gather(*(flights.share("key", look) for _ in range(5)))
     assert sorted(one.outcome for one in shared) == [1, 2, 3, 4, 5]
