@@ -90,9 +90,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         ),
         "cache.request_was_read": Event(
             logging.WARNING,
-            "{function} is cached, and has read of the request that it was given what its key does not hold, so nothing"
-            ' was kept; say what counts: key=("request.session.user_id", "product_id"), or take no request',
-            ("function",),
+            "{function} is cached, and has read of the request that it was given what its key does not hold ({read}), so"
+            " nothing was kept; take what counts as a parameter, or name it in key=",
+            ("function", "read"),
         ),
         "cache.blocks_the_loop": Event(
             logging.WARNING,

@@ -191,7 +191,7 @@ class _Calls:
         self._keeper = keeper
         self._policy = policy
         self._given = tags, key
-        self._has_warned = False
+        self._has_warned = self._has_told = False
         with contextlib.suppress(UnknownName):
             _ = self.signature, self.shape
 
@@ -345,9 +345,12 @@ class _Calls:
 
     def _settle(self, watch: Watch, context: CacheContext) -> None:
         """What was computed from a request is one visitor's, and not kept."""
-        if watch.was_read:
+        if watch.read:
             context.store = False
-            tell("cache.request_was_read", {"function": f"{self.function.__qualname__}()"})
+            if not self._has_told:  # once, as a function that does so does it at every call
+                self._has_told = True
+                read = ", ".join(sorted(watch.read))
+                tell("cache.request_was_read", {"function": f"{self.function.__qualname__}()", "read": read})
 
     def _call(self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.signature.takes_context:

@@ -66,6 +66,8 @@ def key_bytes(value: object) -> bytes:
         return b"O" + length_prefixed(_name(kind), key_bytes(value.__dict__), key_bytes(hidden))
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return b"O" + length_prefixed(_name(kind), key_bytes(tuple(value)))
+    if callable(getattr(value, "invalidate", None)):
+        raise TypeError("a cached function is no key: f.invalidate(...), or the key of a call, f.key(...)")
     raise TypeError(
         f"a value of type {kind.__qualname__} cannot stand in a key: it is not known by its value. "
         'Name what tells one call from another: key="user.id"'

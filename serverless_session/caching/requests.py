@@ -38,7 +38,7 @@ class Watch:
     """Takes note of what is read of requests."""
 
     def __init__(self) -> None:
-        self.was_read = False
+        self.read: set[str] = set()
 
     def over(self, value: Any) -> Any:
         """The same, or for a request a copy that takes note."""
@@ -58,7 +58,7 @@ class _Scope(dict[str, Any]):
 
     def _note(self, name: object) -> None:
         if name not in _SAYS_NOTHING and not (isinstance(name, str) and name.startswith("fastapi")):
-            self._watch.was_read = True
+            self._watch.read.add(name if isinstance(name, str) else "more")
 
     def __getitem__(self, name: str) -> Any:
         self._note(name)

@@ -71,7 +71,10 @@ def _tagged_mapping(mapping: dict[Any, Any], notation: Notation, depth: int) -> 
     native, written = notation.native, mapping
     for key, item in mapping.items():
         if type(key) is not str:
-            refused = Refused(f"is a key of type {name_of(type(key))}, which would come back as a str", "str keys")
+            refused = Refused(
+                f"is a key of type {name_of(type(key))}, which would come back as a str",
+                "str keys; for a cached function also an annotation that says so, as dict[int, str]",
+            )
             raise refused.through(key if type(key) is int else "?")
         if type(item) in native:
             continue

@@ -1,6 +1,6 @@
 """Parts of a call, named in text: `"payment.id"` and `"product:{product_id}"`, resolved against a signature.
 
-A path begins with a parameter; each further name is an attribute, or the key of a mapping. What names no parameter is
+A path begins with a parameter; each further name is an attribute, or the key of a mapping (`"request.headers.x-who"`). What names no parameter is
 an error where it is written. No function is called, and no format is given: a path says where something stands.
 """
 
@@ -23,7 +23,7 @@ def path_of(path: str, signature: inspect.Signature, *, looked_at: str) -> Calla
     Raises `ConfigurationError` for what is no path into this signature.
     """
     first, *rest = path.split(".")
-    if not all(name.isidentifier() for name in (first, *rest)):
+    if not first.isidentifier() or not all(rest):
         raise _bad_path(f"{path!r} is no path", looked_at)
     if first not in signature.parameters:
         raise _bad_path(
