@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Final
 
 from benchmarks.counting import CALLS, count
-from benchmarks.measuring import Effort, Run, Spread, Turn, race, ratios, shuffled
+from benchmarks.measuring import SLICES, Effort, Run, Spread, Turn, race, ratios, shuffled
 from benchmarks.progress import Progress
 from benchmarks.results import LeftOut, Role, Row
 from tests.servers import LOOPBACK, Server
@@ -50,6 +50,9 @@ class Place:
 
     def close_socket(self, wire: socket.socket) -> None:
         self._closing.callback(wire.close)
+
+    def close_last(self, close: Callable[[], object]) -> None:
+        self._closing.callback(close)
 
     def close_with(self, close: Callable[[], Awaitable[object]]) -> None:
         self._closing.callback(lambda: self.wait(close()))
@@ -106,9 +109,7 @@ class Bench:
     counted_calls: int = CALLS
 
     def leave_out(self, question: str, case: str, contender: str, reason: str, mend: str = "") -> None:
-        self.left_out.append(
-            LeftOut(question=question, case=case, contender=contender, reason=reason, mend=mend)
-        )
+        self.left_out.append(LeftOut(question=question, case=case, contender=contender, reason=reason, mend=mend))
 
     def race(
         self, question: str, case: str, contenders: Sequence[Contender], *, floor: str, is_counted: bool = True
@@ -120,12 +121,13 @@ class Bench:
             runs = self._prepared(question, case, contenders, Place(self.server.port, loop, closing))
             if not runs:
                 return
-            turns = race(runs, self.effort, self.dice)
+            most = max(contender.at_once for contender in contenders)
+            turns = race(runs, self.effort, self.dice, least=SLICES * most)
         by_name = {contender.name: contender for contender in contenders}
         self._empty()
         for name in runs:
             contender = by_name[name]
-            counted = self._counted(contender) if is_counted else {}
+            counted = self._counted(question, case, contender) if is_counted else {}
             self.rows.append(
                 Row(
                     question=question,
@@ -139,9 +141,7 @@ class Bench:
             )
         self._empty()
 
-    def _prepared(
-        self, question: str, case: str, contenders: Sequence[Contender], place: Place
-    ) -> dict[str, Run]:
+    def _prepared(self, question: str, case: str, contenders: Sequence[Contender], place: Place) -> dict[str, Run]:
         runs: dict[str, Run] = {}
         for name in shuffled([contender.name for contender in contenders], self.dice):
             contender = next(contender for contender in contenders if contender.name == name)
@@ -167,14 +167,13 @@ class Bench:
             return run
         return None
 
-    def _counted(self, contender: Contender) -> Mapping[str, float | str]:
+    def _counted(self, question: str, case: str, contender: Contender) -> Mapping[str, float | str]:
         with ExitStack() as closing:
             wire = closing.enter_context(TripCounter.to(self.server.port))
             loop = closing.enter_context(a_loop())
-            place = Place(wire.port, loop, closing)
-            place.many = contender.at_once
-            run = contender.prepare(place)
-            run(contender.at_once)
+            run = self.attempt(question, case, contender, Place(wire.port, loop, closing))
+            if run is None:
+                return {}
             found = count(run, wire, self.server.port, self.counted_calls * contender.at_once)
         return {
             "trips": found.trips,
@@ -189,7 +188,11 @@ class Bench:
 def measured(turns: Mapping[str, Sequence[Turn]], name: str, floor: str, bare: str) -> dict[str, Spread]:
     """Of one contender: us, CPU us, what is left of them without its framework, and how many times the floor it is."""
     wall = [turn.wall for turn in turns[name]]
-    spreads = {"per_second": Spread.of([1e6 / us for us in wall]), "us": Spread.of(wall), "cpu_us": Spread.of([turn.cpu for turn in turns[name]])}
+    spreads = {
+        "per_second": Spread.of([1e6 / us for us in wall]),
+        "us": Spread.of(wall),
+        "cpu_us": Spread.of([turn.cpu for turn in turns[name]]),
+    }
     net = wall
     if bare in turns:
         net = [mine - theirs.wall for mine, theirs in zip(wall, turns[bare], strict=True)]

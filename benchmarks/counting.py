@@ -16,7 +16,7 @@ from typing import Final
 from benchmarks.measuring import Run
 from tests.wire import TripCounter
 
-CALLS: Final = 4
+CALLS: Final = 10
 _END: Final = b"benchmarks-end-of-count"
 
 

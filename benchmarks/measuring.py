@@ -23,7 +23,7 @@ Run = Callable[[int], None]
 """Does a contender's work that many times."""
 
 SLICES: Final = 4
-"""A round's turn is at least so many calls, so that one slow call is not all there is."""
+"""A turn is at least so many calls, of each caller: so that starting and ending is not all there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +72,9 @@ def pin_to_one_core() -> int | None:
     return core
 
 
-def race(contenders: Mapping[str, Run], effort: Effort, dice: Random) -> dict[str, list[Turn]]:
-    """The turns of each contender, one a round; what warms up is not counted."""
-    calls = {name: calls_a_turn(run, effort.seconds_a_turn) for name, run in contenders.items()}
+def race(contenders: Mapping[str, Run], effort: Effort, dice: Random, *, least: int = SLICES) -> dict[str, list[Turn]]:
+    """The turns of each contender, one a round, of `least` calls or more; what warms up is not counted."""
+    calls = {name: calls_a_turn(run, effort.seconds_a_turn, least) for name, run in contenders.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in contenders}
     gc.collect()
     gc.freeze()  # what was imported is not walked again and again while somebody's calls are timed
@@ -87,14 +87,14 @@ def race(contenders: Mapping[str, Run], effort: Effort, dice: Random) -> dict[st
     return turns
 
 
-def calls_a_turn(run: Run, seconds: float) -> int:
+def calls_a_turn(run: Run, seconds: float, least: int = SLICES) -> int:
     """How many calls take about so long; they warm up what they run, too."""
-    run(SLICES)
-    calls = SLICES
+    run(least)
+    calls = least
     while True:
         took = timed(run, calls).wall * calls / 1e6
         if took >= seconds / 4:
-            return max(SLICES, round(calls * seconds / took))
+            return max(least, round(calls * seconds / took))
         calls *= 4
 
 

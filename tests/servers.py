@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-
-
 LOOPBACK = "127.0.0.1"
 START_DEADLINE = 10.0
 POLL_INTERVAL = 0.002

@@ -15,7 +15,7 @@ class Socket:
     """Asks one thing at a time, and reads just as much of an answer as tells where it ends."""
 
     def __init__(self, place: Place) -> None:
-        self._socket = socket.create_connection((LOOPBACK, place.port))
+        self._socket = socket.create_connection((LOOPBACK, place.port), timeout=10)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         place.close_socket(self._socket)
 
@@ -24,7 +24,8 @@ class Socket:
         answer = self._socket.recv(131_072)
         if answer[:1] == b"$":
             head = answer.index(b"\r\n")
-            whole = head + 2 + max(int(answer[1:head]) + 2, 0)
+            length = int(answer[1:head])  # -1: there is nothing
+            whole = head + 2 + (length + 2 if length >= 0 else 0)
             while len(answer) < whole:
                 answer += self._socket.recv(131_072)
         return answer

@@ -6,11 +6,9 @@ back: an app that reads answers with what was stored.
 """
 
 import json
-import secrets
-import socket
 from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, Final
 
@@ -22,6 +20,7 @@ from benchmarks.results import Role
 from serverless_session import SessionMiddleware, SharedState
 
 LIFETIME: Final = 14 * 24 * 3600
+LARGEST: Final = 128 * 1024
 SECRET: Final = "kW3vJm9xQ2rT7bYp5sLd8fHg4nZc6aRe"
 OURS: Final = "serverless-session"
 OURS_MSGPACK: Final = "serverless-session, MessagePack"
@@ -39,13 +38,25 @@ class Action(StrEnum):
 
 
 def contents(size: int) -> dict[str, Any]:
-    """A session of about so many bytes of JSON: a visitor and a cart."""
-    session: dict[str, Any] = {"user": "ada@example.com", "count": 0, "csrf": "c2VjcmV0LXRva2VuLW9mLWFkYQ", "cart": []}
-    item = 0
-    while len(json.dumps(session, separators=(",", ":"))) < size - 40:
-        item += 1
-        session["cart"].append({"id": 1000 + item, "name": f"blue mug {item}", "price": 12.5, "count": 2})
-    return session
+    """A session of about so many bytes of JSON, made anew at each call: a visitor and a cart."""
+    made: dict[str, Any] = json.loads(_contents(size))
+    return made
+
+
+@lru_cache
+def _contents(size: int) -> str:
+    session = {"user": "ada@example.com", "count": 0, "csrf": "c2VjcmV0LXRva2VuLW9mLWFkYQ", "cart": []}
+    items: list[str] = []
+    left = size - len(json.dumps(session, separators=(",", ":")))
+    while True:
+        number = len(items) + 1
+        item = json.dumps(
+            {"id": 1000 + number, "name": f"blue mug {number}", "price": 12.5, "count": 2}, separators=(",", ":")
+        )
+        left -= len(item) + 1
+        if left < 0:
+            return json.dumps(session, separators=(",", ":")).replace("[]", f"[{','.join(items)}]")
+        items.append(item)
 
 
 def all_contenders(action: Action, size: int) -> list[Contender]:
@@ -62,7 +73,12 @@ def all_contenders(action: Action, size: int) -> list[Contender]:
         of(OURS, Role.OURS, _ours),
         of(OURS_MSGPACK, Role.OURS, _ours_msgpack),
         *(lazy if action is Action.UNTOUCHED else []),
-        of("Starlette's cookie sessions", Role.PEER, _starlette_cookie, note="the data is in the cookie, for all to read"),
+        of(
+            "Starlette's cookie sessions",
+            Role.PEER,
+            _starlette_cookie,
+            note="the data is in the cookie",
+        ),
         of("starsessions", Role.PEER, _starsessions),
         of("Litestar, bare", Role.BARE, _litestar_bare),
         of("Litestar's sessions", Role.PEER, _litestar, bare="Litestar, bare"),
@@ -113,9 +129,7 @@ def _redis_py(action: Action, size: int, place: Place) -> Run:
     async def new() -> None:
         await client.set("session", kept, ex=LIFETIME)
 
-    return place.repeating(
-        {Action.UNTOUCHED: read, Action.READ: read, Action.WRITE: write, Action.NEW: new}[action]
-    )
+    return place.repeating({Action.UNTOUCHED: read, Action.READ: read, Action.WRITE: write, Action.NEW: new}[action])
 
 
 # --- ASGI middleware --------------------------------------------------------------------------------------------------
@@ -170,7 +184,9 @@ def shared_state(place: Place, serializer: Any = "json") -> SharedState:
 
 
 def our_app(app: Any, place: Place, *, serializer: str = "json", lazy: bool = False) -> Any:
-    return SessionMiddleware(app, shared=shared_state(place, serializer), max_age=LIFETIME, lazy=lazy)
+    return SessionMiddleware(
+        app, shared=shared_state(place, serializer), max_age=LIFETIME, lazy=lazy, max_session_bytes=LARGEST
+    )
 
 
 def _ours(action: Action, size: int, place: Place) -> Run:
@@ -219,7 +235,7 @@ def starsessions_app(app: Any, action: Action, place: Place) -> Any:
     place.close_with(client.aclose)
 
     async def loading(scope: Any, receive: Any, send: Any) -> None:
-        if action is not Action.UNTOUCHED or scope["path"] == "/fill":
+        if scope["type"] == "http" and (action is not Action.UNTOUCHED or scope["path"] == "/fill"):
             await load_session(HTTPConnection(scope))
         await app(scope, receive, send)
 
