@@ -122,10 +122,12 @@ class Bench:
             if not runs:
                 return
             most = max(contender.at_once for contender in contenders)
-            turns = race(runs, self.effort, self.dice, least=SLICES * most)
+            turns, gave_up = race(runs, self.effort, self.dice, least=SLICES * most)
+        for name, reason in gave_up.items():
+            self.leave_out(question, case, name, f"failed while it was timed: {reason}")
         by_name = {contender.name: contender for contender in contenders}
         self._empty()
-        for name in runs:
+        for name in turns:
             contender = by_name[name]
             counted = self._counted(question, case, contender) if is_counted else {}
             self.rows.append(

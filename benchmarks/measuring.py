@@ -11,19 +11,25 @@ Microseconds of two runs are never compared; ratios are (`compare`).
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, Self
 
 Run = Callable[[int], None]
 """Does a contender's work that many times."""
 
 SLICES: Final = 4
 """A turn is at least so many calls, of each caller: so that starting and ending is not all there is."""
+
+
+TRIES: Final = 4
+REST: Final = 1.2
+"""Seconds after a turn that failed: longer than a cache of ours leaves a slow store alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,19 +78,74 @@ def pin_to_one_core() -> int | None:
     return core
 
 
-def race(contenders: Mapping[str, Run], effort: Effort, dice: Random, *, least: int = SLICES) -> dict[str, list[Turn]]:
-    """The turns of each contender, one a round, of `least` calls or more; what warms up is not counted."""
-    calls = {name: calls_a_turn(run, effort.seconds_a_turn, least) for name, run in contenders.items()}
+class Complaints(logging.Handler):
+    """What packages log while they are timed: a call that failed, and was answered in another way, was none."""
+
+    LOGGERS: Final = ("aiocache", "serverless_session")
+    """Those that go on without their store when it is too slow for them, and say so."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+
+    def __enter__(self) -> Self:
+        for name in self.LOGGERS:
+            logger = logging.getLogger(name)
+            logger.addHandler(self)
+            logger.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.LOGGERS:
+            logger = logging.getLogger(name)
+            logger.removeHandler(self)
+            logger.propagate = True
+
+
+def race(
+    contenders: Mapping[str, Run], effort: Effort, dice: Random, *, least: int = SLICES
+) -> tuple[dict[str, list[Turn]], dict[str, str]]:
+    """The turns of each contender, one a round, of `least` calls or more; and of those that gave up, why.
+
+    What warms up is not counted. A turn in which something failed is taken again after a rest, and again.
+    """
     turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+    calls: dict[str, int] = {}
+    gave_up: dict[str, str] = {}
     gc.collect()
     gc.freeze()  # what was imported is not walked again and again while somebody's calls are timed
     try:
-        for _ in range(effort.rounds):
-            for name in shuffled(contenders, dice):
-                turns[name].append(timed(contenders[name], calls[name]))
+        with Complaints() as complaints:
+            for number in range(-1, effort.rounds):
+                for name in shuffled([name for name in contenders if name not in gave_up], dice):
+                    try:
+                        if number < 0:
+                            calls[name] = calls_a_turn(contenders[name], effort.seconds_a_turn, least)
+                        else:
+                            turns[name].append(_undisturbed(contenders[name], calls[name], complaints))
+                    except Exception as error:  # noqa: BLE001 - of somebody else's package, and named
+                        gave_up[name] = f"{type(error).__name__}: {error}"
     finally:
         gc.unfreeze()
-    return turns
+    return {name: taken for name, taken in turns.items() if name not in gave_up}, gave_up
+
+
+def _undisturbed(run: Run, calls: int, complaints: Complaints) -> Turn:
+    for attempt in range(TRIES):
+        before = complaints.count
+        try:
+            turn = timed(run, calls)
+        except Exception:
+            if attempt == TRIES - 1:
+                raise
+        else:
+            if complaints.count == before:
+                return turn
+        time.sleep(REST)
+    raise RuntimeError("its store was too slow for it, again and again")
 
 
 def calls_a_turn(run: Run, seconds: float, least: int = SLICES) -> int:

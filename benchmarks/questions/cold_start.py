@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.asking import ALL_PEERS
+from benchmarks.asking import ALL_PEERS, tell_server
 from benchmarks.contenders.programs import ALL, FLOOR, Program
 from benchmarks.counting import count
 from benchmarks.environments import FOLDER, python_with
@@ -63,6 +63,7 @@ def ask(bench: Bench) -> None:
     for number in range(QUICK_ROUNDS if bench.quick else ROUNDS):
         bench.progress.says(f"{QUESTION.name}: round {number + 1}")
         for name in shuffled(ready, bench.dice):
+            tell_server(bench.server.port, b"FLUSHALL")  # a cache begins with a miss each time
             starts[name].append(start([*ready[name], str(bench.server.port)]))
     for program in ALL:
         if program.name in starts:
@@ -81,6 +82,7 @@ def _row(bench: Bench, program: Program, command: list[str], starts: dict[str, l
 
         def run(calls: int) -> None:
             for _ in range(calls):
+                tell_server(bench.server.port, b"FLUSHALL")
                 _tried([*command, str(wire.port)])
 
         found = count(run, wire, bench.server.port, calls=1)

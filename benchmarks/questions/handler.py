@@ -5,7 +5,6 @@ A handler is a plain function: what is timed is `handler(event, context)`, with 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +30,6 @@ Make = Callable[[Any, Place], Handler]
 
 
 def ask(bench: Bench) -> None:
-    logging.getLogger("mangum").setLevel(logging.WARNING)  # it tells of each request
     bench.race(QUESTION.name, NO_SESSION, without_session(bare_app), floor=FLOOR)
     bench.race(QUESTION.name, "no session, Starlette app", without_session(starlette_app), floor=FLOOR)
     for action in (Action.READ, Action.WRITE):
