@@ -63,9 +63,10 @@ def run(only: Sequence[str], *, quick: bool, seed: int | None = None, server: st
             quick=quick,
             progress=Progress(sys.stderr),
         )
-        for question in QUESTIONS:
-            if question.name in only:
-                question.ask(bench)
+        with bench.complaints:
+            for question in QUESTIONS:
+                if question.name in only:
+                    question.ask(bench)
         bench.progress.ends()
     return Results(
         made_at=made_at,

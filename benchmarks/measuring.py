@@ -106,7 +106,7 @@ class Complaints(logging.Handler):
 
 
 def race(
-    contenders: Mapping[str, Run], effort: Effort, dice: Random, *, least: int = SLICES
+    contenders: Mapping[str, Run], effort: Effort, dice: Random, complaints: Complaints, *, least: int = SLICES
 ) -> tuple[dict[str, list[Turn]], dict[str, str]]:
     """The turns of each contender, one a round, of `least` calls or more; and of those that gave up, why.
 
@@ -118,16 +118,15 @@ def race(
     gc.collect()
     gc.freeze()  # what was imported is not walked again and again while somebody's calls are timed
     try:
-        with Complaints() as complaints:
-            for number in range(-1, effort.rounds):
-                for name in shuffled([name for name in contenders if name not in gave_up], dice):
-                    try:
-                        if number < 0:
-                            calls[name] = calls_a_turn(contenders[name], effort.seconds_a_turn, least)
-                        else:
-                            turns[name].append(_undisturbed(contenders[name], calls[name], complaints))
-                    except Exception as error:  # noqa: BLE001 - of somebody else's package, and named
-                        gave_up[name] = f"{type(error).__name__}: {error}"
+        for number in range(-1, effort.rounds):
+            for name in shuffled([name for name in contenders if name not in gave_up], dice):
+                try:
+                    if number < 0:
+                        calls[name] = calls_a_turn(contenders[name], effort.seconds_a_turn, least)
+                    else:
+                        turns[name].append(_undisturbed(contenders[name], calls[name], complaints))
+                except Exception as error:  # noqa: BLE001 - of somebody else's package, and named
+                    gave_up[name] = f"{type(error).__name__}: {error}"
     finally:
         gc.unfreeze()
     return {name: taken for name, taken in turns.items() if name not in gave_up}, gave_up

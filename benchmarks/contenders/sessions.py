@@ -64,8 +64,10 @@ def _contents(size: int) -> str:
 def all_contenders(action: Action, size: int) -> list[Contender]:
     """In the order in which they are shown."""
 
-    def of(name: str, role: Role, prepare: Callable[[Action, int, Place], Run], **more: str) -> Contender:
-        return Contender(name=name, role=role, prepare=partial(prepare, action, size), **more)
+    def of(
+        name: str, role: Role, prepare: Callable[[Action, int, Place], Run], *, bare: str = "", note: str = ""
+    ) -> Contender:
+        return Contender(name=name, role=role, prepare=partial(prepare, action, size), bare=bare, note=note)
 
     lazy = [of(OURS_LAZY, Role.OURS, _ours_lazy, note="`lazy=True`: loaded when asked for")]
     return [
@@ -95,7 +97,8 @@ def all_contenders(action: Action, size: int) -> list[Contender]:
 def _commands(action: Action, size: int) -> list[tuple[bytes, ...]]:
     """What is to be done on Redis, at the least: read and prolong, and write where something is written."""
     kept, lifetime = json.dumps(contents(size), separators=(",", ":")).encode(), str(LIFETIME).encode()
-    get, put = (b"GETEX", b"session", b"EX", lifetime), (b"SET", b"session", kept, b"EX", lifetime)
+    get: tuple[bytes, ...] = (b"GETEX", b"session", b"EX", lifetime)
+    put: tuple[bytes, ...] = (b"SET", b"session", kept, b"EX", lifetime)
     return {Action.UNTOUCHED: [get], Action.READ: [get], Action.WRITE: [get, put], Action.NEW: [put]}[action]
 
 

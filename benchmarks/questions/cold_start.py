@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 15
 QUICK_ROUNDS: Final = 5
+LEAST_ROUNDS: Final = 2
+LAST_ROUND: Final = 80.0
+"""Seconds after which a quick run begins no further round."""
+
 CASE: Final = "first event"
 _VARIABLES: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
@@ -61,6 +65,8 @@ def ask(bench: Bench) -> None:
         modules[program.name] = int(tried.stdout.split()[-1])
     starts: dict[str, list[Start]] = {name: [] for name in ready}
     for number in range(QUICK_ROUNDS if bench.quick else ROUNDS):
+        if number >= LEAST_ROUNDS and bench.quick and bench.progress.seconds > LAST_ROUND:
+            break
         bench.progress.says(f"{QUESTION.name}: round {number + 1}")
         for name in shuffled(ready, bench.dice):
             tell_server(bench.server.port, b"FLUSHALL")  # a cache begins with a miss each time

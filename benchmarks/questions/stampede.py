@@ -39,6 +39,8 @@ def case(processes: int) -> str:
 def ask(bench: Bench) -> None:
     contenders = [one for one in ALL if not one.is_local and one.role is not Role.LIMIT]
     contenders = [one for one in contenders if one.guards or one.role is Role.FLOOR or one.name == "fastapi-cache2"]
+    if bench.is_late(QUESTION.name, ""):
+        return
     bench.progress.says(f"{QUESTION.name}: starting {PROCESSES} processes")
     with ExitStack() as closing:
         crowd = Crowd(bench.server.port, PROCESSES)
