@@ -17,6 +17,9 @@ NOISE: Final = 0.06
 """By how much ratios of two pinned runs of the same code were seen to differ, at the most."""
 
 
+QUIET_LOAD: Final = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """One row that is not what it was."""
@@ -72,7 +75,11 @@ def _shown(value: Spread) -> str:
 
 def as_text(old: Results, new: Results) -> str:
     """What `compare` prints."""
-    lines = []
+    lines = [
+        f"{name} was begun under a load of {load}: what it says is worth less."
+        for name, results in (("OLD", old), ("NEW", new))
+        if isinstance(load := results.machine.get("load_at_start"), float) and load > QUIET_LOAD
+    ]
     if old.machine.get("processor") != new.machine.get("processor"):
         lines.append("The two runs are of different machines: ratios still mean something, but less.")
     found = changes(old, new)

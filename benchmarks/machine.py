@@ -36,7 +36,7 @@ def machine(core: int | None) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "pinned_to_core": core if core is not None else "no: this platform cannot",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load_at_start": _load(),
     }

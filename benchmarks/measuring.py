@@ -27,6 +27,8 @@ SLICES: Final = 4
 """A turn is at least so many calls, of each caller: so that starting and ending is not all there is."""
 
 
+MOST_CALLS: Final = 100_000
+
 TRIES: Final = 4
 REST: Final = 1.2
 """Seconds after a turn that failed: longer than a cache of ours leaves a slow store alone."""
@@ -153,8 +155,8 @@ def calls_a_turn(run: Run, seconds: float, least: int = SLICES) -> int:
     calls = least
     while True:
         took = timed(run, calls).wall * calls / 1e6
-        if took >= seconds / 4:
-            return max(least, round(calls * seconds / took))
+        if took >= seconds / 4 or calls >= MOST_CALLS:
+            return min(max(least, round(calls * seconds / max(took, 1e-9))), MOST_CALLS)
         calls *= 4
 
 

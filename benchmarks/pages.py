@@ -13,7 +13,7 @@ from benchmarks.questions.all import QUESTIONS
 from benchmarks.results import Results
 
 IMAGES: Final = "images"
-_PLOT_OF: Final = {panel.question: plot for plot in plots.PLOTS for panel in plot.panels}
+_PLOT_OF: Final = {panel.question: plot for plot in plots.PLOTS[1:] for panel in plot.panels}
 
 _OPENING: Final = """\
 # Benchmarks
@@ -59,13 +59,16 @@ def write(results: Results, page: Path) -> None:
 
 def _parts(results: Results, drawn: set[str]) -> Iterator[str]:
     yield _OPENING
+    overview = plots.PLOTS[0]
+    if overview.name in drawn:
+        yield f"![{overview.title}]({IMAGES}/{overview.name}.svg)\n"
     yield "## Aims\n"
     yield report.as_markdown(report.aims_table(verdicts(results)))
     found = list(standings(results))
     ahead = [standing for standing in found if not standing.ahead]
     yield (
-        f"And to be ahead of every peer in every case. We are in {len(ahead)} of {len(found)}. Where we are not (what "
-        "keeps the data in the cookie, in memory, or does not load it at all counts as a peer, too):\n"
+        f"And to be ahead of every peer in every case. We are in {len(ahead)} of {len(found)}. Where we are not, those "
+        "who keep the data in the cookie, or do not load what nobody asked for, count as peers, too:\n"
     )
     yield report.as_markdown(report.behind_table(found)[:-1])
     for question in QUESTIONS:

@@ -12,23 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.contenders.programs import Case
 from benchmarks.contenders.sessions import Action
 from benchmarks.measuring import Spread
 from benchmarks.questions import caches, concurrency, handler, stampede
-from benchmarks.questions.cold_start import CASE
 from benchmarks.questions.sessions import case as session_case
 from benchmarks.report import number
 from benchmarks.results import Results, Role, Row
 
 WIDTH: Final = 860
 LABELS: Final = 300
-BARS: Final = 440
+BARS: Final = 410
 LINE: Final = 24
 MARGIN: Final = 16
 
+TIMES_THE_FLOOR: Final = "x"
+
 STYLE: Final = """\
     text { font-family: -apple-system, "Segoe UI", "Helvetica Neue", "DejaVu Sans", sans-serif; fill: #1f2328; }
-    .head { font-size: 15px; font-weight: 600; }
+    .title { font-size: 15px; font-weight: 600; }
+    .head { font-size: 13.5px; font-weight: 600; }
     .label { font-size: 12.5px; text-anchor: end; }
     .value { font-size: 12.5px; fill: #59636e; }
     .mine { font-weight: 600; }
@@ -73,11 +76,24 @@ def _panels(question: str, cases: Sequence[str], measure: str, unit: str) -> tup
     return tuple(Panel(question=question, case=case, measure=measure, unit=unit) for case in cases)
 
 
+_READ_AND_WRITE: Final = [session_case(action, 1) for action in (Action.READ, Action.WRITE)]
+_CACHE_CASES: Final = [caches.HIT, "miss, 1 KiB", "hit, 64 KiB", caches.LOCAL_HIT]
+
 PLOTS: Final = (
+    Plot(
+        name="bench-overview",
+        title="In times of a bare redis-py call doing the same (less is better)",
+        panels=(
+            *_panels(
+                "sessions", [session_case(Action.READ, 1), session_case(Action.WRITE, 1)], "ratio", TIMES_THE_FLOOR
+            ),
+            *_panels("caches", [caches.HIT], "ratio", TIMES_THE_FLOOR),
+        ),
+    ),
     Plot(
         name="bench-sessions",
         title="A request with a session of 1 KiB, in times of a bare redis-py call (less is better)",
-        panels=_panels("sessions", [session_case(action, 1) for action in Action], "ratio", "x"),
+        panels=_panels("sessions", [session_case(action, 1) for action in Action], "ratio", TIMES_THE_FLOOR),
     ),
     Plot(
         name="bench-concurrency",
@@ -93,7 +109,7 @@ PLOTS: Final = (
     Plot(
         name="bench-caches",
         title="A call of a cached function, in times of a bare redis-py call (less is better)",
-        panels=_panels("caches", [caches.HIT, "miss, 1 KiB", "hit, 64 KiB", caches.LOCAL_HIT], "ratio", "x"),
+        panels=_panels("caches", _CACHE_CASES, "ratio", TIMES_THE_FLOOR),
     ),
     Plot(
         name="bench-stampede",
@@ -108,7 +124,7 @@ PLOTS: Final = (
     Plot(
         name="bench-cold-start",
         title="A fresh process until its first answer, in ms (less is better)",
-        panels=_panels("cold-start", [CASE], "ms", "ms"),
+        panels=_panels("cold-start", [case.value for case in Case], "ms", "ms"),
         roles=(Role.LIMIT, Role.FLOOR, Role.BARE, Role.OURS, Role.PEER),
     ),
 )
@@ -129,8 +145,8 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 def as_svg(plot: Plot, results: Results) -> str | None:
     """None if the run did not ask any of its cases."""
-    parts: list[str] = []
-    top = MARGIN
+    parts = [f'  <text class="title" x="{MARGIN}" y="{MARGIN + 10}">{html.escape(plot.title)}</text>']
+    top = MARGIN + 28
     for panel in plot.panels:
         rows = [row for row in results.rows if (row.question, row.case) == (panel.question, panel.case)]
         shown = [(row, value) for row in rows if row.role in plot.roles and (value := _value(row, panel)) is not None]
@@ -138,7 +154,7 @@ def as_svg(plot: Plot, results: Results) -> str | None:
             drawn, height = _panel(panel, shown, top)
             parts.append(drawn)
             top += height
-    if not parts:
+    if len(parts) == 1:
         return None
     body = "\n".join(parts)
     return (
@@ -159,7 +175,8 @@ def _panel(panel: Panel, shown: Sequence[tuple[Row, Spread]], top: int) -> tuple
     """Its drawing, and how high it is."""
     scale = BARS / max(max(value.median, value.high) for _, value in shown)
     left = MARGIN + LABELS
-    lines = [f'  <text class="head" x="{MARGIN}" y="{top + 14}">{html.escape(panel.case)}</text>']
+    head = html.escape(f"{panel.question}: {panel.case}")
+    lines = [f'  <text class="head" x="{MARGIN}" y="{top + 14}">{head}</text>']
     y = top + 26
     for row, value in shown:
         lines.extend(_bar(row, value, scale, left, y, panel.unit))
@@ -181,6 +198,8 @@ def _bar(row: Row, value: Spread, scale: float, left: int, y: int, unit: str) ->
         lines.append(
             f'  <line class="spread" x1="{left + low:.1f}" y1="{middle}" x2="{left + high:.1f}" y2="{middle}"/>'
         )
-    text = html.escape(f"{number(value.median)} {unit}".strip())
+    trips = row.counted.get("trips") if unit == TIMES_THE_FLOOR else None
+    waits = "" if trips is None else f", {number(float(trips))} {'trip' if trips == 1 else 'trips'}"
+    text = html.escape(f"{number(value.median)} {unit}".strip() + waits)
     lines.append(f'  <text class="value{mine}" x="{end:.1f}" y="{y + 13}">{text}</text>')
     return lines

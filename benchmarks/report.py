@@ -115,7 +115,7 @@ def aims_table(found: Sequence[Verdict]) -> Table:
 def behind_table(found: Sequence[Standing]) -> Table:
     """The cases in which a peer is ahead of the best of ours; a last row says of how many."""
     behind = [
-        [standing.question, standing.case, standing.ours.contender, ", ".join(row.contender for row in standing.ahead)]
+        [standing.question, standing.case, standing.ours.contender, "; ".join(row.contender for row in standing.ahead)]
         for standing in found
         if standing.ahead
     ]
@@ -130,7 +130,7 @@ def left_out_table(results: Results) -> Table:
         reason = " ".join(entry.reason.split())
         grouped.setdefault((entry.question, entry.contender, reason, entry.mend), []).append(entry.case)
     body = [
-        [question, who, ", ".join(filter(None, dict.fromkeys(cases))) or "all", reason, mend]
+        [question, who, "; ".join(filter(None, dict.fromkeys(cases))) or "all", reason, mend]
         for (question, who, reason, mend), cases in grouped.items()
     ]
     return [["question", "who", "cases", "why", "what brings it"], *body]

@@ -7,6 +7,7 @@ second argument it also says how many modules it has loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from benchmarks.results import Role
@@ -19,10 +20,19 @@ OURS_MSGPACK: Final = "serverless-session, handler and session, MessagePack"
 OURS_CACHE: Final = "serverless-session, handler and cache"
 
 
+class Case(StrEnum):
+    """What the app has."""
+
+    ALONE = "an app alone"
+    SESSION = "an app with sessions, a new one"
+    CACHE = "an app with a cache, a miss"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """`in_quick`: does a quick run ask it, too?"""
 
+    case: Case
     name: str
     role: Role
     needs: tuple[str, ...]
@@ -163,10 +173,10 @@ _LAMBDA: Final = ("starlette", "mangum")
 
 
 def _program(
-    name: str, role: Role, needs: tuple[str, ...], *texts: str, note: str = "", quick: bool = False
+    case: Case, name: str, role: Role, needs: tuple[str, ...], *texts: str, note: str = "", quick: bool = False
 ) -> Program:
     text = "".join((_HEAD, *texts, _TAIL))
-    return Program(name=name, role=role, needs=needs, text=text, note=note, in_quick=quick)
+    return Program(case=case, name=name, role=role, needs=needs, text=text, note=note, in_quick=quick)
 
 
 def _redis_page() -> str:
@@ -174,10 +184,19 @@ def _redis_page() -> str:
 
 
 ALL: Final = (
-    _program("an empty program", Role.LIMIT, (), quick=True),
-    _program(FLOOR, Role.FLOOR, _LAMBDA, _APP.format(work="pass"), _MANGUM, quick=True),
-    _program("Starlette and Mangum, redis-py", Role.BARE, (*_LAMBDA, "redis"), _redis_page(), _MANGUM, note="one SET"),
+    _program(Case.ALONE, "an empty program", Role.LIMIT, (), quick=True),
+    _program(Case.ALONE, FLOOR, Role.FLOOR, _LAMBDA, _APP.format(work="pass"), _MANGUM, quick=True),
     _program(
+        Case.SESSION,
+        "Starlette and Mangum, redis-py",
+        Role.BARE,
+        (*_LAMBDA, "redis"),
+        _redis_page(),
+        _MANGUM,
+        note="one SET",
+    ),
+    _program(
+        Case.ALONE,
         OURS_HANDLER,
         Role.OURS,
         ("serverless-session[lambda]",),
@@ -186,6 +205,7 @@ ALL: Final = (
         quick=True,
     ),
     _program(
+        Case.SESSION,
         OURS,
         Role.OURS,
         ("serverless-session[lambda,redis]",),
@@ -195,6 +215,7 @@ ALL: Final = (
         quick=True,
     ),
     _program(
+        Case.SESSION,
         OURS_MSGPACK,
         Role.OURS,
         ("serverless-session[lambda,redis,msgpack]",),
@@ -203,6 +224,7 @@ ALL: Final = (
         _OUR_HANDLER,
     ),
     _program(
+        Case.SESSION,
         "Starlette's cookie sessions, Mangum",
         Role.PEER,
         (*_LAMBDA, "itsdangerous"),
@@ -213,6 +235,7 @@ ALL: Final = (
         note="no store",
     ),
     _program(
+        Case.SESSION,
         "starsessions, Mangum",
         Role.PEER,
         (*_LAMBDA, "starsessions", "redis"),
@@ -221,9 +244,14 @@ ALL: Final = (
         _MANGUM,
         quick=True,
     ),
-    _program("Litestar's sessions, Mangum", Role.PEER, ("litestar", "mangum", "redis"), _LITESTAR, _MANGUM),
-    _program("Flask-Session", Role.PEER, ("flask", "flask-session", "redis"), _FLASK, note="WSGI, no handler"),
     _program(
+        Case.SESSION, "Litestar's sessions, Mangum", Role.PEER, ("litestar", "mangum", "redis"), _LITESTAR, _MANGUM
+    ),
+    _program(
+        Case.SESSION, "Flask-Session", Role.PEER, ("flask", "flask-session", "redis"), _FLASK, note="WSGI, no handler"
+    ),
+    _program(
+        Case.CACHE,
         OURS_CACHE,
         Role.OURS,
         ("serverless-session[lambda,redis]",),
@@ -232,6 +260,7 @@ ALL: Final = (
         _OUR_HANDLER,
     ),
     _program(
+        Case.CACHE,
         "aiocache, Mangum",
         Role.PEER,
         (*_LAMBDA, "aiocache", "redis"),
@@ -240,6 +269,7 @@ ALL: Final = (
         _MANGUM,
     ),
     _program(
+        Case.CACHE,
         "cashews, Mangum",
         Role.PEER,
         (*_LAMBDA, "cashews", "redis"),
@@ -248,6 +278,7 @@ ALL: Final = (
         _MANGUM,
     ),
     _program(
+        Case.CACHE,
         "dogpile.cache, Mangum",
         Role.PEER,
         (*_LAMBDA, "dogpile.cache", "redis"),
@@ -257,6 +288,7 @@ ALL: Final = (
         note="synchronous",
     ),
     _program(
+        Case.CACHE,
         "fastapi-cache2, Mangum",
         Role.PEER,
         (*_LAMBDA, "fastapi-cache2", "jinja2", "redis"),

@@ -32,7 +32,6 @@ LEAST_ROUNDS: Final = 2
 LAST_ROUND: Final = 80.0
 """Seconds after which a quick run begins no further round."""
 
-CASE: Final = "first event"
 _VARIABLES: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -54,12 +53,12 @@ def ask(bench: Bench) -> None:
         try:
             command = _command(program)
         except ImportError as error:
-            bench.leave_out(QUESTION.name, CASE, program.name, str(error), ALL_PEERS)
+            bench.leave_out(QUESTION.name, program.case, program.name, str(error), ALL_PEERS)
             continue
         tried = _tried([*command, str(bench.server.port), "modules"])
         if tried.returncode != 0:
             said = tried.stderr.strip().splitlines() or ["it ended without a word"]
-            bench.leave_out(QUESTION.name, CASE, program.name, f"failed: {said[-1]}")
+            bench.leave_out(QUESTION.name, program.case, program.name, f"failed: {said[-1]}")
             continue
         ready[program.name] = command
         modules[program.name] = int(tried.stdout.split()[-1])
@@ -94,7 +93,7 @@ def _row(bench: Bench, program: Program, command: list[str], starts: dict[str, l
         found = count(run, wire, bench.server.port, calls=1)
     return Row(
         question=QUESTION.name,
-        case=CASE,
+        case=program.case,
         contender=program.name,
         role=program.role,
         measured=measured,
@@ -132,7 +131,7 @@ QUESTION: Final = Question(
     about=(
         "Imports, an app, a handler, and one event that uses it; where there is a store, over a new connection. Each "
         "program has a virtual environment of its own with nothing else in it. `+ CPU` is what it adds to Starlette "
-        "and Mangum."
+        "and Mangum, `x floor` is to them in all cases."
     ),
     columns=("ms", "cpu_ms", "added_cpu_ms", "ratio", "modules", "trips", "commands"),
     ask=ask,

@@ -58,11 +58,11 @@ def with_session(action: Action) -> list[Contender]:
     return [
         _contender(FLOOR, Role.FLOOR, _mangum_off, bare_app, note="without a session"),
         of(OURS, Role.OURS, _ours, our_app),
-        of("serverless-session's sessions, Mangum off", Role.BARE, _mangum_off, our_app),
-        of("serverless-session's sessions, Mangum auto", Role.BARE, _mangum_auto, our_app),
-        of("starsessions, Mangum off", Role.PEER, _mangum_off, starsessions),
-        of("starsessions, Mangum auto", Role.PEER, _mangum_auto, starsessions),
-        of("Starlette's cookie sessions, Mangum off", Role.PEER, _mangum_off, cookie, "the data is in the cookie"),
+        of("serverless-session on Mangum, off", Role.BARE, _mangum_off, our_app),
+        of("serverless-session on Mangum, auto", Role.BARE, _mangum_auto, our_app),
+        of("starsessions on Mangum, off", Role.PEER, _mangum_off, starsessions),
+        of("starsessions on Mangum, auto", Role.PEER, _mangum_auto, starsessions),
+        of("Starlette's cookie sessions on Mangum, off", Role.PEER, _mangum_off, cookie, "the data is in the cookie"),
     ]
 
 
