@@ -29,6 +29,9 @@ WORK: Final = 0.02
 ROUNDS: Final = 9
 QUICK_ROUNDS: Final = 3
 PROCESSES: Final = 4
+NOTICE: Final = 0.03
+"""Seconds between the word and the moment at which all begin, on the clock that all processes of a machine have."""
+
 _READY: Final = "ready"
 
 
@@ -97,9 +100,9 @@ class Crowd:
 
     def rush(self, name: str, key: str, processes: int) -> tuple[int, float]:
         """How often the value was computed, and the ms until the last had it."""
-        asked = self._processes[:processes]
+        asked, at = self._processes[:processes], time.monotonic() + NOTICE
         for process in asked:
-            self._tell(process, f"{name}\t{key}\n")
+            self._tell(process, f"{name}\t{key}\t{at}\n")
         answers = [self._heard(process).split() for process in asked]
         return sum(int(computed) for computed, _ in answers), max(float(ms) for _, ms in answers)
 
@@ -127,20 +130,21 @@ class Crowd:
 
 
 def main(port: int) -> None:
-    """One of the processes: a line with a name sets up that contender, one with a key, too, lets fifty ask for it."""
+    """One of the processes: a line with a name sets up that contender; with a key and a moment, fifty ask then."""
     with ExitStack() as closing:
         place = Place(port, closing.enter_context(a_loop()), closing)
         known: dict[str, tuple[Get, Task]] = {}
         for line in sys.stdin:
-            name, _, key = line.strip().partition("\t")
-            if not key:
+            name, *errand = line.strip().split("\t")
+            if not errand:
                 print(_set_up(name, place, known), flush=True)
                 continue
+            key, at = errand[0], float(errand[1])
             get, task = known[name]
             task.computed = 0
-            began = time.perf_counter()
+            time.sleep(max(at - time.monotonic(), 0.0))
             _rush(get, place, key)
-            print(task.computed, (time.perf_counter() - began) * 1000, flush=True)
+            print(task.computed, (time.monotonic() - at) * 1000, flush=True)
 
 
 def _set_up(name: str, place: Place, known: dict[str, tuple[Get, Task]]) -> str:

@@ -13,6 +13,11 @@ def working(taken: list[str], name: str) -> Run:
     return lambda calls: taken.append(name)
 
 
+def timed_as_slow(run: Run, calls: int) -> Turn:
+    run(calls)
+    return Turn(wall=1e9, cpu=1.0)
+
+
 def test_a_spread_is_the_median_and_the_quartiles() -> None:
     assert Spread.of([5.0, 1.0, 4.0, 2.0, 3.0]) == Spread(median=3.0, low=2.0, high=4.0)
     assert Spread.of([7.0]) == Spread(median=7.0, low=7.0, high=7.0)
@@ -56,7 +61,7 @@ def test_a_contender_that_keeps_failing_gives_up_and_the_others_race_on(monkeypa
 
 def test_a_turn_in_which_a_store_was_too_slow_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "REST", 0.0)
-    monkeypatch.setattr(measuring, "timed", lambda run, calls: Turn(wall=run(calls) or 1e9, cpu=1.0))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(measuring, "timed", timed_as_slow)
     taken = 0
 
     def complaining_at_the_second(calls: int) -> None:
