@@ -34,6 +34,7 @@ def _again(
     kind: type[ServerlessSessionError], args: tuple[str, ...], facts: dict[str, object]
 ) -> ServerlessSessionError:
     error = kind.__new__(kind, *args)
+    error.args = args  # of an OSError, as a TimeoutError is, `__new__` leaves it to a constructor
     error.__dict__.update(facts)
     return error
 

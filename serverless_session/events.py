@@ -88,10 +88,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "a value of {size_bytes} bytes is not kept: the store takes {limit_bytes}",
             ("size_bytes", "limit_bytes"),
         ),
-        "cache.session_was_read": Event(
+        "cache.request_was_read": Event(
             logging.WARNING,
-            "{function} is cached, and read the session of the request that it was given: nothing was kept;"
-            ' say whose value it is: key="request.session.user_id"',
+            "{function} is cached, and has read of the request that it was given what its key does not hold, so nothing"
+            ' was kept; say what counts: key=("request.session.user_id", "product_id"), or take no request',
             ("function",),
         ),
         "cache.blocks_the_loop": Event(

@@ -36,11 +36,19 @@ _SERVERLESS_MARKERS: Final = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTION
 _NAMESPACE: Final = re.compile(r"(?!\.|__)[A-Za-z0-9._=~-]{1,64}")
 
 
-class TagListener(Protocol):
-    """Holds values in this process."""
+class Holder(Protocol):
+    """Holds values of the store in this process."""
+
+    def drop(self, *keys: str) -> None:
+        """What stands under these keys of the store was changed."""
+        ...
 
     def drop_tags(self, tags: frozenset[str], /) -> None:
         """Those with one of these tags (the keys of their stamps) were invalidated."""
+        ...
+
+    def forget_all(self) -> None:
+        """The store is another one."""
         ...
 
 
@@ -113,7 +121,7 @@ class SharedState:
         self._serializer = serializer_for(serializer)
         self._compress_above = _checked_size(compress_above_bytes)
         self._overrides: list[tuple[Store, Clock | None]] = []
-        self._listeners: weakref.WeakSet[TagListener] = weakref.WeakSet()
+        self._holders: weakref.WeakSet[Holder] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._ready = False
 
@@ -156,10 +164,16 @@ class SharedState:
             raise TypeError("nothing to swap: override(store=...), override(clock=...), or both")
         swapped = self.store if store is None else _opened_with(store, clock or self.clock)
         self._overrides.append((swapped, clock))
+        self._forget_what_was_held()
         try:
             yield swapped
         finally:
             self._overrides.remove((swapped, clock))
+            self._forget_what_was_held()
+
+    def _forget_what_was_held(self) -> None:
+        for holder in list(self._holders):
+            holder.forget_all()
 
     async def aclose(self) -> None:
         """Close what the running loop holds open of the store. It opens anew when used again."""
@@ -192,24 +206,32 @@ class SharedState:
         try:
             await surely(lambda: change(keys, self.tag_watch), perform, self.clock)
         finally:
-            for listener in list(self._listeners):
-                listener.drop_tags(frozenset(keys))
+            self.drop_held(tags=frozenset(keys))
 
     def tag_key(self, tag: str) -> str:
         """Where the stamp of a tag stands."""
-        return self._tag_records.key(b"tag", tag.encode())
+        return self._tag_records.key(b"tag", tag.encode("utf-8", "surrogatepass"))
 
     @property
     def tag_watch(self) -> str:
         """Where the watch over late tags stands (`records.tags`)."""
         return self._tag_records.key(b"watch")
 
-    def listen(self, listener: TagListener) -> None:
-        """Tell it what is invalidated in this process; it is not kept alive."""
-        self._listeners.add(listener)
+    def add_holder(self, holder: Holder) -> None:
+        """Tell it what changes in this process; it is not kept alive."""
+        self._holders.add(holder)
+
+    def drop_held(self, *keys: str, tags: frozenset[str] = frozenset()) -> None:
+        """Nobody in this process holds what stood under these keys, or has one of these tags, any more."""
+        for holder in list(self._holders):
+            if keys:
+                holder.drop(*keys)
+            if tags:
+                holder.drop_tags(tags)
 
     @functools.cached_property
     def _tag_records(self) -> Records:
+        # The purpose of caches: a value names its tags by the end of their keys, which begin as its own does.
         return self.records("cache", marks=True)
 
     # --- what features and records read -------------------------------------------------------------------------------

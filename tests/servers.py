@@ -218,11 +218,11 @@ def dies_with_us() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
-def on_path(program: str) -> Path:
-    """Where a server's program is."""
+def on_path(program: str, *, package: str | None = None) -> Path:
+    """Where a program is. `package`: Debian's, if it has another name."""
     found = shutil.which(program)
     if found is None:
-        _missing(program, f"apt-get install {program}")
+        _missing(program, f"apt-get install {package or program}")
     return Path(found)
 
 

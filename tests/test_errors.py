@@ -6,6 +6,7 @@ import pytest
 
 from serverless_session import errors
 from serverless_session.errors import (
+    ComputationTimeout,
     ConfigurationError,
     DamagedValue,
     ServerlessSessionError,
@@ -28,6 +29,7 @@ EXAMPLES = [
     SessionNotLoaded("code", "what", mend="this"),
     SessionConflict(2),
     SessionTooLarge(2, 1),
+    ComputationTimeout(1.0),
     StoreUnavailable("it is down"),
     StoreTimeout("it did not answer", seconds=1.0),
     WriteUncertain("it was sent"),

@@ -13,7 +13,7 @@ import serverless_session
 from serverless_session.events import EVENTS, tell
 
 PACKAGE = Path(serverless_session.__file__).parent
-NAME = re.compile(r"(session|store|shared|lambda)\.[a-z]+(_[a-z]+)*")
+NAME = re.compile(r"(session|store|shared|cache|lambda)\.[a-z]+(_[a-z]+)*")
 
 each_event = pytest.mark.parametrize("name", EVENTS)
 

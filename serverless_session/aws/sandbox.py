@@ -96,7 +96,8 @@ class Sandbox:
             may_block.set(True)
             self._serving = object()  # in place of the task, which would hold itself by its context
             _around.set((*_around.get(), self._serving))
-            await self._lifespan.start()
+            if not self._lifespan.is_up:
+                await self._lifespan.start()
             return await work()
 
         return self._run(after_start, time)
@@ -317,6 +318,7 @@ class _Lifespan:
 
     def __init__(self, app: ASGIApp) -> None:
         self.state: dict[str, Any] = {}
+        self.is_up = False
         self._app = app
         self._task: asyncio.Task[None] | None = None
         self._messages: asyncio.Queue[Message]
@@ -336,6 +338,7 @@ class _Lifespan:
         if failure is not None:
             await self._finish()
             raise ServerlessSessionError("app-did-not-start", f"the app's start-up failed:\n{failure}")
+        self.is_up = self._task is not None
 
     async def stop(self) -> None:
         """Tell the app that it is over, and wait until it is, or `PATIENCE` is at its end."""
@@ -344,6 +347,7 @@ class _Lifespan:
             await self._finish()
 
     async def _finish(self) -> None:
+        self.is_up = False
         if self._task is not None:
             task, self._task = self._task, None
             try:

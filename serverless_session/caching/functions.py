@@ -10,7 +10,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from serverless_session.caching import blocking
 from serverless_session.caching.context import CacheContext
@@ -22,7 +22,7 @@ from serverless_session.errors import ConfigurationError
 from serverless_session.events import tell
 
 if TYPE_CHECKING:
-    from serverless_session.caching.cache import Cache
+    from serverless_session.caching.requests import Watch
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -98,22 +98,70 @@ class CacheDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> CachedSync[P, R]: ...
 
 
+class UnknownName(ConfigurationError):
+    """An annotation names what is not there, or not yet."""
+
+    def __init__(self, function: str, name: object) -> None:
+        super().__init__(
+            "cannot-key",
+            f"an annotation of {function}, which is cached, names {name}, which is not there",
+            looked_at="its annotations, in its module",
+            mend=f"import {name} where the program runs, not under `if TYPE_CHECKING:`; local types into the module",
+        )
+
+
+class Answers(Protocol):
+    """What stands under a key, or what `compute` brings where nothing does."""
+
+    async def __call__(
+        self,
+        encoded: bytes,
+        compute: Callable[[CacheContext], Awaitable[Any]],
+        policy: CachePolicy,
+        shape: Shape,
+        tags: tuple[str, ...],
+        *,
+        takes_context: bool = False,
+        refresh: bool = False,
+        may_wait: bool = True,
+    ) -> Any: ...
+
+
+class Keeper(NamedTuple):
+    """What functions need of the cache that keeps their values. `held`: what this process holds, or None."""
+
+    held: Callable[[bytes, Shape, CachePolicy], tuple[Any] | None]
+    answer: Answers
+    invalidate: Callable[[CallKey], Awaitable[None]]
+
+
 def decorated(
-    cache: Cache,
+    keeper: Keeper,
     function: Callable[..., Any],
     policy: CachePolicy,
     tags: Sequence[str],
     key: KeyPaths | None,
 ) -> Any:
     """The cached function. Raises `ConfigurationError` for one that cannot be cached."""
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function) or not callable(function):
+    if (
+        not inspect.isfunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    ):
         raise ConfigurationError(
             "cannot-cache",
-            "only functions that return their value can be cached",
+            "only functions that return their value can be cached, and no generators or other objects",
             looked_at="what is decorated",
             mend="an `async def` or `def` that returns a list in place of a generator",
         )
-    calls = _Calls(cache, function, policy, tags, key)
+    if inspect.iscoroutinefunction(inspect.unwrap(function)) and not inspect.iscoroutinefunction(function):
+        raise ConfigurationError(
+            "cannot-cache",
+            f"{function.__qualname__}() is not async and wraps a function that is, so its value is a coroutine",
+            looked_at="what is decorated",
+            mend="@cache.cached below the other decorator, or an `async def` in that",
+        )
+    calls = _Calls(keeper, function, policy, tags, key)
     if not calls.is_async and (policy.soft_timeout or policy.hard_timeout):
         raise ConfigurationError(
             "cannot-cancel",
@@ -131,20 +179,28 @@ class _Calls:
     """
 
     def __init__(
-        self, cache: Cache, function: Callable[..., Any], policy: CachePolicy, tags: Sequence[str], key: KeyPaths | None
+        self,
+        keeper: Keeper,
+        function: Callable[..., Any],
+        policy: CachePolicy,
+        tags: Sequence[str],
+        key: KeyPaths | None,
     ) -> None:
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
-        self._cache = cache
+        self._keeper = keeper
         self._policy = policy
         self._given = tags, key
         self._has_warned = False
-        with contextlib.suppress(NameError):
+        with contextlib.suppress(UnknownName):
             _ = self.signature, self.shape
 
     @functools.cached_property
     def signature(self) -> CallSignature:
-        return CallSignature(self.function, *self._given)
+        try:
+            return CallSignature(self.function, *self._given)
+        except NameError as error:
+            raise UnknownName(f"{self.function.__qualname__}()", error.name) from None
 
     @functools.cached_property
     def shape(self) -> Shape:
@@ -164,27 +220,27 @@ class _Calls:
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
         signature = self.signature
         encoded = signature.key(args, kwargs)
-        if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
+        if not refresh and (local := self._keeper.held(encoded, self.shape, self._policy)) is not None:
             return local[0]
         compute = self._computation(args, kwargs) if self.is_async else self._in_a_thread(args, kwargs)
         return await self._wanted(encoded, compute, args, kwargs, refresh=refresh)
 
     def answer_here(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
         encoded = self.signature.key(args, kwargs)
-        if not refresh and (local := self._cache._held(encoded, self.shape, self._policy)) is not None:
+        if not refresh and (local := self._keeper.held(encoded, self.shape, self._policy)) is not None:
             return local[0]
-        self._warn_on_a_loop()
+        on_a_loop = self._warn_on_a_loop()  # whoever else computes may need that loop
 
         def make(here: blocking.Here[Any]) -> Coroutine[Any, Any, Any]:
-            async def compute(context: CacheContext) -> Any:
-                return await self._watched(context, args, kwargs, here(lambda: self._call(context, args, kwargs)))
+            def compute(context: CacheContext) -> Awaitable[Any]:
+                return here(lambda: self._call_here(context, args, kwargs))
 
-            return self._wanted(encoded, compute, args, kwargs, refresh=refresh)
+            return self._wanted(encoded, compute, args, kwargs, refresh=refresh, may_wait=not on_a_loop)
 
         return blocking.run(make)
 
     async def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        await self._cache.invalidate(self.key(args, kwargs))
+        await self._keeper.invalidate(self.key(args, kwargs))
 
     def invalidate_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._warn_on_a_loop()
@@ -245,9 +301,10 @@ class _Calls:
         kwargs: dict[str, Any],
         *,
         refresh: bool,
+        may_wait: bool = True,
     ) -> Coroutine[Any, Any, Any]:
         signature = self.signature
-        return self._cache._answer(
+        return self._keeper.answer(
             encoded,
             compute,
             self._policy,
@@ -255,30 +312,42 @@ class _Calls:
             signature.tags(args, kwargs),
             takes_context=signature.takes_context,
             refresh=refresh,
+            may_wait=may_wait,
         )
 
     def _computation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[CacheContext], Awaitable[Any]]:
-        return lambda context: self._watched(context, args, kwargs, self._call(context, args, kwargs))
+        if not self.signature.is_open:
+            return lambda context: self._call(context, args, kwargs)
+
+        async def compute(context: CacheContext) -> Any:
+            watch = _watch()
+            try:
+                return await self._call(context, *_watched(watch, args, kwargs))
+            finally:
+                self._settle(watch, context)
+
+        return compute
 
     def _in_a_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[CacheContext], Awaitable[Any]]:
         from anyio import to_thread
 
-        async def compute(context: CacheContext) -> Any:
-            called = to_thread.run_sync(lambda: self._call(context, args, kwargs))
-            return await self._watched(context, args, kwargs, called)
+        return lambda context: to_thread.run_sync(lambda: self._call_here(context, args, kwargs))
 
-        return compute
+    def _call_here(self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What is not async, in the thread that we are in."""
+        if not self.signature.is_open:
+            return self._call(context, args, kwargs)
+        watch = _watch()
+        try:
+            return self._call(context, *_watched(watch, args, kwargs))
+        finally:
+            self._settle(watch, context)
 
-    async def _watched(
-        self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any], called: Awaitable[Any]
-    ) -> Any:
-        """What was called returns; if it has read a session on the way, it is that visitor's, and not kept."""
-        unread = self.signature.unread_sessions(args, kwargs)
-        value = await called
-        if any(session.accessed for session in unread):
+    def _settle(self, watch: Watch, context: CacheContext) -> None:
+        """What was computed from a request is one visitor's, and not kept."""
+        if watch.was_read:
             context.store = False
-            tell("cache.session_was_read", {"function": f"{self.function.__qualname__}()"})
-        return value
+            tell("cache.request_was_read", {"function": f"{self.function.__qualname__}()"})
 
     def _call(self, context: CacheContext, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.signature.takes_context:
@@ -286,10 +355,22 @@ class _Calls:
         at = 1 if self.is_method else 0
         return self.function(*args[:at], context, *args[at:], **kwargs)
 
-    def _warn_on_a_loop(self) -> None:
-        if not self._has_warned and blocking.is_on_a_loop():
+    def _warn_on_a_loop(self) -> bool:
+        on_a_loop = blocking.is_on_a_loop()
+        if on_a_loop and not self._has_warned:
             self._has_warned = True
             tell("cache.blocks_the_loop", {"function": self.function.__qualname__})
+        return on_a_loop
+
+
+def _watch() -> Watch:
+    from serverless_session.caching.requests import Watch  # whoever is given a request has Starlette
+
+    return Watch()
+
+
+def _watched(watch: Watch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(map(watch.over, args)), {name: watch.over(value) for name, value in kwargs.items()}
 
 
 class _Method:

@@ -13,13 +13,14 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from serverless_session.caching.breaker import Breaker
+from serverless_session.caching.breaker import Breaker, Turn
 from serverless_session.deadline import time_left, within
 from serverless_session.errors import StoreError, StoreUnavailable, UnreadableValue, ValueTooLarge
 from serverless_session.events import tell
 from serverless_session.records.records import Records
 from serverless_session.records.steps import Ask, Steps, Told, surely
 from serverless_session.shared import SharedState
+from serverless_session.snapshot import remember_to_forget
 from serverless_session.stores.contract import Failed, Operation, Outcome, Read, Store
 
 _T = TypeVar("_T")
@@ -27,7 +28,8 @@ _T = TypeVar("_T")
 PATIENCE: Final = 0.05
 """Seconds that one guarded call of the store may take."""
 
-_RESTING: Final = StoreUnavailable("a store that failed a moment ago is not asked")
+STARVED: Final = 1.3
+"""What took so many times its patience was kept waiting by its own loop or processor."""
 
 
 class GuardedStore:
@@ -38,14 +40,22 @@ class GuardedStore:
         self._records = records
         self._breakers: weakref.WeakKeyDictionary[Store, Breaker] = weakref.WeakKeyDictionary()
         self._probes: set[asyncio.Task[None]] = set()
+        remember_to_forget(self)
 
-    async def carry_out(self, steps: Steps[_T]) -> _T:
-        """Do what rules ask for; where the store fails, they are told so."""
+    async def forget(self) -> None:
+        """A copy of this process finds out for itself how its store is."""
+        self._breakers.clear()
+
+    async def carry_out(self, steps: Steps[_T], *, insist: bool = False) -> _T:
+        """Do what rules ask for; where the store fails, they are told so.
+
+        `insist`: though the breaker is open. What ends a lease is tried in any case: others wait for it.
+        """
         try:
             asked = next(steps)
             while True:
                 if isinstance(asked, Ask):
-                    outcomes = await self.ask(asked.operations)
+                    outcomes = await self.ask(asked.operations, insist=insist)
                 else:
                     await asyncio.sleep(asked.seconds)
                     outcomes = ()
@@ -58,48 +68,75 @@ class GuardedStore:
         """Do what rules ask for, whatever the breaker says. Raises `StoreError` if it was not done."""
         return await surely(make, self._records.perform, self._shared.clock)
 
-    async def ask(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+    async def ask(self, operations: Sequence[Operation], *, insist: bool = False) -> Sequence[Outcome]:
         """One call of the store; where it fails or rests, each outcome says so."""
         store = self._shared.store
         breaker = self._breakers.get(store)
-        if breaker is not None and not breaker.is_closed:
-            self._probe_if_due(store, breaker)
-            return [Failed(_RESTING) for _ in operations]
+        if breaker is not None and not breaker.is_closed and not insist:
+            turn = breaker.turn(time.monotonic())
+            if turn is Turn.PROBE:
+                self._probe_beside(store, breaker)
+            if turn is not Turn.ASK:
+                # Made anew each time: one that is raised again and again keeps every frame that it went through.
+                resting = Failed(StoreUnavailable("a store that failed a moment ago is not asked"))
+                return [resting] * len(operations)
         in_a_hurry = time_left(PATIENCE) < PATIENCE  # what is not answered then, says nothing of the store
-        with within(PATIENCE):
-            outcomes = await self._records.perform(*operations)
-        for outcome in outcomes:
-            if isinstance(outcome, Failed):
-                self._note(store, outcome.error, in_a_hurry=in_a_hurry)
+        began = time.monotonic()
+        outcomes = await self._within_patience(operations)
+        if time.monotonic() - began > STARVED * PATIENCE and _failed(outcomes) and not in_a_hurry:
+            # It is this process that had no time. The same operations again settle what is open.
+            outcomes = await self._within_patience(operations)
+        error = _failed(outcomes)
+        if error is not None:
+            self._note(store, error, in_a_hurry=in_a_hurry)
+        elif breaker is not None:
+            if not breaker.is_closed:
+                tell("cache.store_back")
+            breaker.succeeded()
         return outcomes
+
+    async def _within_patience(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        with within(PATIENCE):
+            return await self._records.perform(*operations)
 
     def _note(self, store: Store, error: Exception, *, in_a_hurry: bool) -> None:
         match error:
             case ValueTooLarge(size_bytes=size, largest_bytes=largest):
                 tell("cache.too_large", {"size_bytes": size, "limit_bytes": largest})
             case StoreError() if not in_a_hurry:
-                breaker = self._breakers.setdefault(store, Breaker())
-                if breaker.is_closed:
-                    breaker.failed(time.monotonic())
+                breaker = self._breakers.get(store)
+                if breaker is None:
+                    breaker = self._breakers[store] = Breaker(2 * self._shared.timeout)
+                was_closed = breaker.is_closed
+                breaker.failed(time.monotonic())
+                if was_closed:
                     tell("cache.store_failed", {"error": error.code, "what": str(error)})
-                    self._probe_if_due(store, breaker)
+                    if breaker.turn(time.monotonic()) is Turn.PROBE:
+                        self._probe_beside(store, breaker)
             case UnreadableValue() if error.code != "damaged-value":
                 tell("store.unreadable", {"error": error.code, "what": str(error)})
 
-    def _probe_if_due(self, store: Store, breaker: Breaker) -> None:
-        if breaker.takes_probe(time.monotonic()):
-            probe = asyncio.ensure_future(self._probe(store, breaker))
-            self._probes.add(probe)
-            probe.add_done_callback(self._probes.discard)
+    def _probe_beside(self, store: Store, breaker: Breaker) -> None:
+        probe = asyncio.ensure_future(self._probe(store, breaker))
+        self._probes.add(probe)
+        probe.add_done_callback(self._probes.discard)
 
     async def _probe(self, store: Store, breaker: Breaker) -> None:
         """Asks for what is not there. With more time than a guarded call has: it may have to connect."""
-        answered = False
+        began = time.time()
         try:
             with within(self._shared.timeout):
                 (outcome,) = await store.perform(Read(f"{self._shared.namespace}:connect"))
-            answered = not isinstance(outcome, Failed)
-        finally:
-            breaker.probed(time.monotonic(), answered=answered)
-        if answered:
+        except BaseException:
+            breaker.gave_up(time.monotonic())
+            raise
+        if isinstance(outcome, Failed) and time.time() - began > self._shared.timeout + PATIENCE:  # we were frozen
+            breaker.gave_up(time.monotonic())
+            return
+        breaker.probed(time.monotonic(), answered=not isinstance(outcome, Failed))
+        if not isinstance(outcome, Failed):
             tell("cache.store_back")
+
+
+def _failed(outcomes: Sequence[Outcome]) -> Exception | None:
+    return next((outcome.error for outcome in outcomes if type(outcome) is Failed), None)

@@ -53,13 +53,16 @@ def key_bytes(value: object) -> bytes:
     if kind is CallKey:
         encoded: bytes = value.encoded  # type: ignore[attr-defined]  # it begins with a length, and no other key does
         return encoded
+    if isinstance(value, type):
+        return b"T" + length_prefixed(_name(value))
     if isinstance(value, enum.Enum):
         return b"E" + length_prefixed(_name(kind), key_bytes(value.value))
     if dataclasses.is_dataclass(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return b"O" + length_prefixed(_name(kind), key_bytes(fields))
-    if callable(dump := getattr(kind, "model_dump", None)):  # pydantic
-        return b"O" + length_prefixed(_name(kind), key_bytes(dump(value)))
+        return b"O" + length_prefixed(_name(kind), key_bytes(fields | getattr(value, "__dict__", {})))
+    if callable(getattr(kind, "model_dump", None)):  # pydantic: what it dumps may lack fields, and types
+        hidden = [getattr(value, name, None) for name in ("__pydantic_extra__", "__pydantic_private__")]
+        return b"O" + length_prefixed(_name(kind), key_bytes(value.__dict__), key_bytes(hidden))
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return b"O" + length_prefixed(_name(kind), key_bytes(tuple(value)))
     raise TypeError(
@@ -89,7 +92,7 @@ _SIMPLE: Final[dict[type, tuple[bytes, Callable[[Any], bytes]]]] = {
     type(None): (b"n", lambda value: b""),
     bool: (b"b", lambda value: b"1" if value else b"0"),
     int: (b"i", _text),
-    float: (b"f", lambda value: repr(value + 0.0).encode()),
+    float: (b"f", lambda value: repr(value).encode()),
     str: (b"s", _text),
     bytes: (b"y", bytes),
     decimal.Decimal: (b"D", _text),
@@ -113,6 +116,8 @@ _SEVERAL: Final[dict[type, tuple[bytes, Callable[[Any], Iterable[bytes]]]]] = {
 def takes(annotation: Any) -> bool:
     """Can values of this type stand in a key? What only a call can tell (no annotation, `Any`) may."""
     if annotation in (Any, object, None, inspect.Parameter.empty) or isinstance(annotation, str | typing.TypeVar):
+        return True
+    if annotation.__class__.__name__ == "TypeAliasType":  # it may name itself
         return True
     if isinstance(annotation, typing.NewType):
         return takes(annotation.__supertype__)

@@ -12,6 +12,8 @@ the store is asked, and what was asked for before an invalidation is not put in 
 from __future__ import annotations
 
 import marshal
+import math
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -61,7 +63,7 @@ class LocalLevel:
     ) -> None:
         self._capacity = capacity_bytes
         self._wall, self._monotonic = wall, monotonic
-        self._held: OrderedDict[bytes, _Held] = OrderedDict()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
         self._size = 0
         self._offset = wall() - monotonic()
         self._lock = threading.Lock()
@@ -69,8 +71,8 @@ class LocalLevel:
         """Grows at every invalidation in this process."""
         remember_to_forget(self)
 
-    def get(self, key: bytes) -> Local | None:
-        """What is held, a copy of it if it could be changed."""
+    def get(self, key: str, ttl: float = math.inf) -> Local | None:
+        """What is held for less than `ttl` seconds, a copy of it if it could be changed."""
         held = self._held.get(key)
         if held is None:
             return None
@@ -80,8 +82,11 @@ class LocalLevel:
             self._offset = wall - monotonic
             return None
         with self._lock:
-            if max(wall - held.wall, monotonic - held.monotonic) >= held.ttl:
+            age = max(wall - held.wall, monotonic - held.monotonic)
+            if age >= held.ttl:
                 self._drop(key)
+                return None
+            if age >= ttl:
                 return None
             if key in self._held:
                 self._held.move_to_end(key)
@@ -89,7 +94,7 @@ class LocalLevel:
 
     def put(
         self,
-        key: bytes,
+        key: str,
         value: Any,
         packed: bytes,
         unpack: Callable[[bytes], Any],
@@ -117,7 +122,7 @@ class LocalLevel:
             while self._size > self._capacity:
                 self._drop(next(iter(self._held)))
 
-    def drop(self, *keys: bytes) -> None:
+    def drop(self, *keys: str) -> None:
         """These were invalidated."""
         with self._lock:
             self.age += 1
@@ -142,7 +147,7 @@ class LocalLevel:
         """Nothing of it goes into a snapshot of the process."""
         self.clear()
 
-    def _drop(self, key: bytes) -> None:
+    def _drop(self, key: str) -> None:
         held = self._held.pop(key, None)
         if held is not None:
             self._size -= held.size
@@ -153,7 +158,7 @@ def _copyable(
 ) -> tuple[Any, Callable[[Any], Any] | None, int]:
     """What is held, what makes a copy of it, and its size. `marshal` takes a quarter of the codec's time."""
     if type(value) in _FROZEN:
-        return value, None, len(packed)
+        return value, None, sys.getsizeof(value)
     try:
         marshalled = marshal.dumps(value)
     except ValueError:  # a date, say

@@ -1,4 +1,7 @@
-"""How long a value is kept, and what is done when it is old: one object for a cache, a function or a call."""
+"""How long a value is kept, and what is done when it is old: one object for a cache, a function or a call.
+
+Sans-I/O: what time it is, and what was drawn, is given.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ class CachePolicy:
       together does not end together.
     - `early_refresh` (1.0): how eagerly a fresh value is computed anew shortly before it is stale, by one of those who
       ask for it (XFetch; 0: never, 2: twice as early).
-    - `stale_while_revalidate` (0): how long after that a stale value is shown to all but the one who computes it anew,
-      inside his own request.
-    - `stale_if_error` (0): how long it is shown where computing fails or takes too long.
+    - `stale_while_revalidate` (0): how long after its `ttl` a stale value is shown to all but the one who computes it
+      anew, inside his own request.
+    - `stale_if_error` (0): how long after its `ttl` it is shown where computing fails or takes too long.
     - `local_ttl` (0): how long this process may show a value without asking the store, and so without hearing of an
       invalidation elsewhere.
     - `negative_ttl` (None): how long None is kept, and an exception of one of the types in `negative_errors`, which is

@@ -8,6 +8,7 @@ that cannot be restored is an error where it is written, not at the first hit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import sys
@@ -72,7 +73,10 @@ def _shape(kind: Any, within: tuple[Any, ...]) -> Shape:
     if isinstance(kind, typing.NewType):
         return _shape(kind.__supertype__, within)
     if kind.__class__.__name__ == "TypeAliasType":
-        return _shape(kind.__value__, within)
+        if kind in within:
+            return _later(kind)
+        _known[kind] = shape = _shape(kind.__value__, (*within, kind))
+        return shape
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in _AROUND:
         return _shape(arguments[0], within)
@@ -124,7 +128,7 @@ def _literal(values: tuple[Any, ...]) -> Shape:
     shapes = {type(value): _shape(type(value), ()) for value in values}
 
     def dump(value: Any) -> Any:
-        if (type(value), value) not in by_value:
+        if type(value) not in shapes or (type(value), value) not in by_value:
             raise _not("one of the values of the Literal", value)
         return shapes[type(value)].dump(value)
 
@@ -242,7 +246,7 @@ def _mapping(key: Shape, item: Shape, *, text: bool) -> Shape:
 
 def _union(members: tuple[Any, ...], within: tuple[Any, ...]) -> Shape:
     """The first member that takes the value; its number is kept where the plain value does not tell by itself."""
-    shapes = [_shape(member, within) for member in members]
+    shapes = [_shape(member, within) for member in sorted(members, key=_takes_anything)]
     if all(member in _PLAIN or member is None for member in members):
 
         def same(value: Any) -> Any:
@@ -269,6 +273,10 @@ def _union(members: tuple[Any, ...], within: tuple[Any, ...]) -> Shape:
     return Shape(dump, load)
 
 
+def _takes_anything(annotation: Any) -> bool:
+    return annotation in (Any, object) or any(map(_takes_anything, typing.get_args(annotation)))
+
+
 def _first(shapes: list[Shape], value: Any) -> tuple[int, Any]:
     for number, shape in enumerate(shapes):
         try:
@@ -282,11 +290,18 @@ def _first(shapes: list[Shape], value: Any) -> tuple[int, Any]:
 
 
 def _dataclass(kind: type, within: tuple[Any, ...]) -> Shape:
+    """Restored field by field, not by its constructor: that would compute again what it has made of its arguments."""
+    if any("__new__" in vars(ancestor) for ancestor in kind.__mro__[:-1]):
+        raise _Unrestorable(f"the dataclass {_name(kind)}, which makes its objects in its own way")
     hints = typing.get_type_hints(kind, include_extras=True)
-    fields = dataclasses.fields(kind)
-    if any(not field.init for field in fields):
-        raise _Unrestorable(f"the dataclass {_name(kind)} with a field that its constructor does not take")
-    return _fields(kind, kind, {field.name: hints[field.name] for field in fields}, within)
+
+    def make(**fields: Any) -> Any:
+        made: Any = object.__new__(kind)
+        for name, value in fields.items():
+            object.__setattr__(made, name, value)
+        return made
+
+    return _fields(kind, make, {field.name: hints[field.name] for field in dataclasses.fields(kind)}, within)
 
 
 def _fields(
@@ -306,8 +321,16 @@ def _fields_shape(kind: Any, make: Callable[..., Any], shapes: dict[str, Shape],
             raise _not_a(kind, value)
         if not whole:
             if unknown := value.keys() - shapes.keys():
-                raise ValueNotSerializable(sorted(unknown)[:1], f"is no key of {_name(kind)}", mend="its keys")
+                raise ValueNotSerializable(
+                    sorted(unknown, key=repr)[:1], f"is no key of {_name(kind)}", mend="its keys"
+                )
             return {name: shapes[name].dump(one) for name, one in value.items()}
+        if getattr(value, "__dict__", {}).keys() - shapes.keys() - vars(kind).keys():
+            raise ValueNotSerializable(
+                (),
+                f"of type {_name(kind)} holds more than its fields, which would be lost",
+                mend="fields for all of it",
+            )
         return {name: shape.dump(getattr(value, name)) for name, shape in shapes.items()}
 
     def load(plain: Any) -> Any:
@@ -316,7 +339,7 @@ def _fields_shape(kind: Any, make: Callable[..., Any], shapes: dict[str, Shape],
         loaded = {name: shapes[name].load(one) for name, one in plain.items()}
         try:
             return make(**loaded)
-        except (TypeError, ValueError):
+        except Exception:  # noqa: BLE001 - of a NamedTuple with a constructor of its own
             raise Unfit from None
 
     return Shape(dump, load)
@@ -343,7 +366,7 @@ def _leaf(kind: Any, origin: Any) -> Shape | None:
         return _by_pydantic(pydantic, kind)
     if msgspec is not None and issubclass(base, msgspec.Struct):
         decoder = msgspec.json.Decoder(kind)
-        return _by_text(kind, msgspec.json.encode, decoder.decode, (msgspec.MsgspecError, ValueError, TypeError))
+        return _by_text(kind, [msgspec.json.encode], decoder.decode)
     return None
 
 
@@ -354,43 +377,63 @@ def _by_pydantic(pydantic: Any, kind: Any) -> Shape:
         writing, reading = {"by_alias": False}, {"by_alias": False, "by_name": True}
     else:
         writing, reading = {"by_alias": True}, {}
-    return _by_text(
-        kind,
-        lambda value: adapter.dump_json(value, round_trip=True, **writing),
-        lambda text: adapter.validate_json(text, **reading),
-        (ValueError, TypeError),
-    )
+    ways = [
+        lambda value: adapter.dump_json(value, round_trip=True, exclude_unset=True, **writing),
+        lambda value: adapter.dump_json(value, round_trip=True, **writing),  # some defaults are new each time
+    ]
+    return _by_text(kind, ways, lambda text: adapter.validate_json(text, **reading))
 
 
-def _by_text(
-    kind: Any, encode: Callable[[Any], bytes], decode: Callable[[str], Any], failures: tuple[type[Exception], ...]
-) -> Shape:
-    """Checked on the way in: these libraries have fields that they write and do not read, and the other way round."""
+def _by_text(kind: Any, ways: list[Callable[[Any], bytes]], decode: Callable[[str], Any]) -> Shape:
+    """Checked on the way in: these libraries have fields that they write and do not read, and the other way round.
+
+    `ways` to write it: the first one after which it comes back the same is taken.
+    """
     exact = typing.get_origin(kind) or kind
 
     def dump(value: Any) -> Any:
         if not isinstance(value, exact) or (exact is kind and type(value) is not kind):
             raise _not_a(exact, value)
-        try:
-            text = encode(value).decode()
-            same = decode(text) == value
-        except failures:
-            text, same = "", False
-        if not same:
-            raise ValueNotSerializable(
-                (), f"of type {_name(exact)} does not come back equal from JSON", mend="fields that do"
-            )
-        return text
+        for encode in ways:
+            with contextlib.suppress(Exception):  # validators may raise anything
+                text = encode(value).decode()
+                if _is_same(decode(text), value):
+                    return text
+        raise ValueNotSerializable(
+            (), f"of type {_name(exact)} does not come back from JSON as it was", mend="fields that do"
+        )
 
     def load(plain: Any) -> Any:
         if type(plain) is not str:
             raise Unfit
         try:
             return decode(plain)
-        except failures:
+        except Exception:  # noqa: BLE001 - validators may raise anything
             raise Unfit from None
 
     return Shape(dump, load)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Equal, and of the same types all the way down."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, datetime | time):
+        # A zone that is no fixed offset comes back as one.
+        return (
+            one == other
+            and one.fold == other.fold
+            and type(other.tzinfo).__name__ in ("NoneType", "timezone", "TzInfo")
+        )
+    fields = getattr(one, "__dict__", None) or {name: getattr(one, name) for name in getattr(one, "__slots__", ())}
+    if fields and not isinstance(one, enum.Enum):
+        theirs = {name: getattr(other, name, None) for name in fields}
+        return one == other and _is_same(dict(fields), theirs)
+    return bool(one == other)
 
 
 def _not_a(kind: Any, value: Any) -> ValueNotSerializable:

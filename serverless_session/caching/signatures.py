@@ -1,12 +1,14 @@
 """Which call of a function is which: its key and its tags, from its signature, settled when it is decorated.
 
 All parameters make the key, by name, whether they are given by place, by name or by default. Left out, by their type,
-are those that say nothing of the value: the request, the response, database handles, clients. An object that a method
-belongs to, and a session, say too much or too little: what of them counts must be named (`key=`).
+are those that say nothing of the value: the response, database handles, clients; and the request, as long as nothing of
+it is read (`requests`). An object that a method belongs to, and a session, say too much or too little: what of them
+counts must be named (`key=`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 import types
@@ -66,14 +68,19 @@ class CallSignature:
             del parameters[at]
         if any(_bare(parameter.annotation) is CacheContext for parameter in parameters):
             raise self._cannot("the CacheContext is not its first parameter", "def f(context: CacheContext, ...)")
+        is_annotated = given.return_annotation is not inspect.Signature.empty
         self.public = given.replace(
-            parameters=parameters, return_annotation=hints.get("return", given.return_annotation)
+            parameters=parameters, return_annotation=self.returns if is_annotated else inspect.Signature.empty
         )
-        self._takes_request = key is None and any(_is_of_a_request(parameter.annotation) for parameter in parameters)
+        self.is_open = _is_open(key, parameters)
         self._tags = [template_of(tag, self.public, looked_at="tags=") for tag in _texts(tags)]
         self._has_paths_in_tags = any("{" in tag for tag in tags)
+        self._places: list[int] = []
+        self._counted: tuple[str, ...] = ()
         self._values = self._values_of(key)
-        self._prefix = length_prefixed(self.called.encode())
+        if function.__name__ == "<lambda>" and key is None:
+            raise self._cannot("it has no name", "a `def`, or key= with something that tells it from others")
+        self._prefix = length_prefixed(self.called.encode(), key_bytes(_enclosed(function)), key_bytes(self._counted))
         self._names = tuple(parameter.name for parameter in parameters)
         by_place = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self._is_plain = key is None and all(parameter.kind is by_place for parameter in parameters)
@@ -85,10 +92,19 @@ class CallSignature:
                 values: Any = tuple([args[place] for place in self._places])
             else:
                 values = self._values(args, kwargs)
-            return self._prefix + key_bytes(values)
+            encoded = key_bytes(values)
+            if self.is_method:
+                self._check_class(args[0])
+                return self._prefix + _class_of(args[0]) + encoded
+            return self._prefix + encoded
         except TypeError as error:
             error.add_note(f"in a call of {self._said}, which is cached")
             raise
+
+    def _check_class(self, owner: Any) -> None:
+        """From Python 3.13 on, what a class method gains (`C.f.invalidate`) is not bound to the class."""
+        if next(iter(self.public.parameters)) == "cls" and not isinstance(owner, type):
+            raise TypeError(f"{self._said} is a class method: give it the class first, as C.f.invalidate(C, ...)")
 
     def tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """Of one call."""
@@ -96,14 +112,6 @@ class CallSignature:
             return ()
         arguments = self._arguments(args, kwargs) if self._has_paths_in_tags else {}
         return tuple([tag(arguments) for tag in self._tags])
-
-    def unread_sessions(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """Those of the requests among the arguments of a call, which nobody has looked at yet."""
-        if not self._takes_request:
-            return []
-        scopes = [getattr(value, "scope", None) for value in (*args, *kwargs.values())]
-        sessions = [scope.get("session") for scope in scopes if isinstance(scope, dict)]
-        return [session for session in sessions if getattr(session, "accessed", True) is False]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -115,7 +123,6 @@ class CallSignature:
     def _values_of(self, key: KeyPaths | None) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
         parameters = list(self.public.parameters.values())
         sessions = {parameter.name for parameter in parameters if _is_session(_bare(parameter.annotation))}
-        self._places: list[int] = []
         if callable(key):
             return lambda args, kwargs: (key(*args, **kwargs),)
         if key is not None:
@@ -123,6 +130,7 @@ class CallSignature:
             if sessions and not any(path.partition(".")[0] in sessions for path in paths):
                 raise self._cannot_share_a_session(sorted(sessions)[0])
             found = [path_of(path, self.public, looked_at="key=") for path in paths]
+            self._counted = tuple(paths)
 
             def values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
                 arguments = self._arguments(args, kwargs)
@@ -148,6 +156,7 @@ class CallSignature:
                     f'key="{parameter.name}.id", or whatever tells one from another',
                 )
         names = [parameter.name for parameter in kept]
+        self._counted = tuple(names)
         self._places = [parameters.index(parameter) for parameter in kept]
 
         def of_all(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -176,6 +185,30 @@ def _texts(given: Sequence[str]) -> list[str]:
     return list(given)
 
 
+def _enclosed(function: Callable[..., Any], around: tuple[Any, ...] = ()) -> dict[str, bytes]:
+    """What a function has from around it and is known by its value: so two that one function made are told apart."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError, TypeError):  # it is not set yet, or not known by its value
+            content = cell.cell_contents
+            if not inspect.isfunction(content):
+                found[name] = key_bytes(content)
+            elif content not in around:
+                found[name] = _of_function(content, (*around, function))
+    return found
+
+
+def _of_function(function: Callable[..., Any], around: tuple[Any, ...]) -> bytes:
+    name = f"{function.__module__}.{function.__qualname__}:{function.__code__.co_firstlineno}"
+    return length_prefixed(name.encode(), key_bytes(_enclosed(function, around)))
+
+
+def _class_of(owner: Any) -> bytes:
+    """What a method does depends on the class of its object, too."""
+    kind = owner if isinstance(owner, type) else type(owner)
+    return length_prefixed(f"{kind.__module__}.{kind.__qualname__}".encode())
+
+
 def _is_method(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> bool:
     """Written in a class: its name stands behind that of a class, and its first parameter is called as usual."""
     owner = function.__qualname__.rpartition(".")[0]
@@ -201,6 +234,15 @@ def _is_session(kind: Any) -> bool:
 
 def _is_of_a_request(annotation: Any) -> bool:
     return any(name in _OF_A_REQUEST.get(package, ()) for package, name in _ancestry(annotation))
+
+
+def _is_open(key: KeyPaths | None, parameters: list[inspect.Parameter]) -> bool:
+    """Is it given a request of which its key says nothing?"""
+    requests = {parameter.name for parameter in parameters if _is_of_a_request(parameter.annotation)}
+    if callable(key) or not requests:
+        return False
+    paths = [] if key is None else [key] if isinstance(key, str) else key
+    return not any(path.partition(".")[0] in requests for path in paths)
 
 
 def _is_handle(annotation: Any) -> bool:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from serverless_session.demo.beside import printable
 from serverless_session.demo.report import Part, Report, Step
 
 if TYPE_CHECKING:
@@ -173,8 +174,7 @@ def _hex(part: Part) -> str:
 
 
 def _ascii(part: Part) -> str:
-    shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part.content[:_SHOWN_BYTES])
-    return f"{shown:{_SHOWN_BYTES}}"
+    return f"{printable(part.content[:_SHOWN_BYTES]):{_SHOWN_BYTES}}"
 
 
 def _sum_of(report: Report) -> str:

@@ -12,27 +12,21 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Final, Literal
 
-from serverless_session.codec.keys import KEY_ID_BYTES
-from serverless_session.codec.xaes import NONCE_BYTES, TAG_BYTES
+from serverless_session.demo.beside import described, opener, parts_of, probe, remove, with_store
 from serverless_session.demo.browser import Browser, SetCookie
 from serverless_session.demo.events import event
 from serverless_session.demo.promises import Record, judge
-from serverless_session.demo.report import Part, Report, Step, Stored
+from serverless_session.demo.report import Report, Step, Stored
 from serverless_session.demo.sandboxes import Invocation, ShopSandbox
-from serverless_session.errors import ConfigurationError, StoreError
-from serverless_session.stores.contract import ANYTHING, Found, Missing, Read, Store
-from serverless_session.stores.opening import open_anew
+from serverless_session.stores.contract import Found, Missing, Read, Store
 
 VISITOR: Final = "ada@example.com"
 MUG, TEA, HONEY = "a blue mug", "green tea", "some honey"
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +118,7 @@ def run(store: Store | str = "memory://") -> Report:
     """
     record = play(store)
     return Report(
-        store=_described(store),
+        store=described(store),
         steps=tuple(sorted(record.steps.values(), key=lambda step: step.number)),
         stored=record.stored,
         verdicts=judge(record),
@@ -134,9 +128,9 @@ def run(store: Store | str = "memory://") -> Report:
 
 def play(store: Store | str) -> Record:
     """Play the visit and record it."""
-    open_store = _opener(store)
+    open_store = opener(store)
     namespace, secret = f"demo-{os.urandom(4).hex()}", os.urandom(32).hex()
-    asyncio.run(_with(open_store, lambda opened: _probe(opened, f"{namespace}:probe")))
+    asyncio.run(with_store(open_store, lambda opened: probe(opened, f"{namespace}:probe")))
     visit = _Visit(Browser())
     record = visit.record
     began = time.perf_counter()
@@ -146,11 +140,11 @@ def play(store: Store | str) -> Record:
             for name in "AB"
         )
         try:
-            _play(visit, one, two, lambda key: asyncio.run(_with(open_store, lambda opened: _look(opened, key))))
+            _play(visit, one, two, lambda key: asyncio.run(with_store(open_store, lambda opened: _look(opened, key))))
         finally:
             record.seconds = time.perf_counter() - began
             keys = {operation.key for operation in record.operations}
-            asyncio.run(_with(open_store, lambda opened: _remove(opened, keys)))
+            asyncio.run(with_store(open_store, lambda opened: remove(opened, keys)))
     return record
 
 
@@ -206,45 +200,8 @@ def _forged(genuine: str) -> str:
     return genuine[:middle] + other + genuine[middle + 1 :]
 
 
-# --- the store, seen from beside the shop -----------------------------------------------------------------------------
-
-
-def _opener(store: Store | str) -> Callable[[], Store]:
-    if isinstance(store, Store):
-        return lambda: store
-    opened = open_anew(store)
-    return (lambda: opened) if opened.limits.one_process else (lambda: open_anew(store))
-
-
-async def _with(open_store: Callable[[], Store], work: Callable[[Store], Awaitable[_T]]) -> _T:
-    """Work on a store from a loop of its own."""
-    store = open_store()
-    try:
-        return await work(store)
-    finally:
-        await store.aclose()
-
-
-async def _probe(store: Store, key: str) -> None:
-    try:
-        await store.read(key)
-    except StoreError as error:
-        raise ConfigurationError(
-            "store-does-not-answer",
-            str(error).partition("] ")[2].partition("\n")[0],
-            looked_at="--store",
-            mend="--store with the address of a server that answers, or nothing for memory://",
-        ) from error
-
-
 async def _look(store: Store, key: str) -> Found | Missing:
     return await store.read(key)
-
-
-async def _remove(store: Store, keys: set[str]) -> None:
-    with contextlib.suppress(StoreError):  # what cannot be removed has a short life anyway
-        for key in keys:
-            await store.delete(key, expect=ANYTHING)
 
 
 def _stored(record: Record, looked: Step, look: Callable[[str], Found | Missing]) -> Stored | None:
@@ -255,27 +212,4 @@ def _stored(record: Record, looked: Step, look: Callable[[str], Found | Missing]
     found = look(reads[-1])
     if not isinstance(found, Found):
         return None
-    return Stored(key=reads[-1], parts=_parts(found), session=looked.session)
-
-
-def _parts(found: Found) -> tuple[Part, ...]:
-    sealed, parts, place = found.value, [], 0
-    parts.append(Part(name="version", content=found.version, meaning="new at every write"))
-    for name, length, meaning in (
-        ("format", 4, "format 1, XAES-256-GCM"),
-        ("key id", KEY_ID_BYTES, "which secret sealed it"),
-        ("nonce", NONCE_BYTES, "random, never used twice"),
-        ("ciphertext", len(sealed) - 4 - KEY_ID_BYTES - NONCE_BYTES - TAG_BYTES, "the session and its end"),
-        ("tag", TAG_BYTES, "fits these bytes only"),
-    ):
-        parts.append(Part(name=name, content=sealed[place : place + length], meaning=meaning))
-        place += length
-    return tuple(parts)
-
-
-def _described(store: Store | str) -> str:
-    """A store's name without user and password."""
-    if isinstance(store, Store):
-        return type(store).__name__
-    parts = urlsplit(store)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return Stored(key=reads[-1], parts=parts_of(found), session=looked.session)

@@ -57,10 +57,10 @@ def template_of(template: str, signature: inspect.Signature, *, looked_at: str) 
 
 
 def _below(found: Any, name: str, path: str) -> Any:
+    if type(found) is not dict and hasattr(found, name):  # a request is a mapping, too
+        return getattr(found, name)
     if isinstance(found, Mapping) and name in found:
         return found[name]
-    if hasattr(found, name):
-        return getattr(found, name)
     raise LookupError(f"nothing stands at {path!r}: there is no {name!r} in a {type(found).__qualname__}")
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from serverless_session.errors import DamagedValue, StoreUnavailable
+from serverless_session.errors import DamagedValue, StoreError, StoreUnavailable, ValueTooLarge
 from serverless_session.records import tags as tags_
 from serverless_session.records.records import MARK, Kept
 from serverless_session.records.steps import Ask, Pause, Steps, all_done
@@ -86,7 +86,6 @@ class Freshness(Enum):
     FRESH = auto()
     STALE = auto()
     LAST_RESORT = auto()
-    DEAD = auto()
 
 
 class Entry(NamedTuple):
@@ -128,12 +127,16 @@ class Lease(NamedTuple):
     """
 
     key: str
-    expect: Expected
+    expect: Version
     stamps: Stamps
     beside: tuple[str, Version] | None = None
     entry: Entry | None = None
     """What may be shown if the computation fails."""
     held: bool = True
+    seconds: float = 0.0
+    """How long it lasts."""
+    is_passage: bool = False
+    """What was computed last was not to be kept."""
 
     def __repr__(self) -> str:
         return "Lease()"
@@ -172,10 +175,18 @@ class Terms(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a value stands: its key, and the keys of the tags that it has as far as they are known."""
+    """Where a value stands: its key, and the keys of the tags that it must have to count.
+
+    `late`: of tags that it may have besides.
+    """
 
     key: str
     tags: Sequence[str] = ()
+    late: Sequence[str] = ()
+
+    @property
+    def all_tags(self) -> list[str]:
+        return [*self.tags, *self.late]
 
     @property
     def beside(self) -> str:
@@ -186,7 +197,7 @@ class Place(NamedTuple):
 def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
     """What stands under the key, if it may be shown; or the right to compute it."""
     expect: Expected = ABSENT
-    known, waited = list(place.tags), False
+    known, waited = place.all_tags, False
     began, pause = now, FIRST_PAUSE
     while True:
         version = new_version()
@@ -197,7 +208,8 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
             return _unavailable(told.outcomes)
         match told.outcomes[0]:
             case Written():
-                return (yield from _stamped(Lease(place.key, version, stamps), known))
+                lease = Lease(place.key, version, stamps, seconds=terms.lease)
+                return (yield from _stamped(lease, known))
             case Conflict(stands=Missing()):
                 expect = ABSENT
                 continue
@@ -210,9 +222,12 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
                 return _unavailable(told.outcomes)
         entry, kind = None, kept.value[:2]
         if kind == _PASSAGE:
-            return (yield from _stamped(Lease(place.key, kept.version, stamps, held=False), known))
+            passage = Lease(place.key, kept.version, stamps, held=False, is_passage=True)
+            return (yield from _stamped(passage, known))
         if kind != _LEASE:
             entry = _entry(place, kept, load)
+            if entry is not None and not entry.stamps.keys() >= set(place.tags):
+                entry = None  # from before it had that tag
             late = [tag for tag in entry.stamps if tag not in known] if entry is not None else []
             if late:
                 known += late
@@ -228,9 +243,9 @@ def find(place: Place, terms: Terms, load: Load, now: float) -> Steps[Found]:
                 continue
             if entry.freshness is Freshness.FRESH:
                 return entry._replace(waited=waited)
-            lease = yield from _claim_beside(place, terms, entry, stamps, known)
-            if isinstance(lease, Lease | Unavailable):
-                return lease
+            beside = yield from _claim_beside(place, terms, entry, stamps, known)
+            if beside is not None:
+                return beside
             if entry.freshness is Freshness.STALE and not terms.refresh:
                 return entry
         # Somebody computes.
@@ -264,10 +279,11 @@ def fresh(place: Place, outcomes: Sequence[Outcome], now: float) -> Fresh | None
         return None
     body = kept.value
     _, fresh_until, _, _, cost, number = _HEAD.unpack_from(body)
-    if now >= fresh_until or number != len(place.tags):
+    known = place.all_tags
+    if now >= fresh_until or number != len(known):
         return None
     at = _HEAD.size
-    for tag, outcome in zip(place.tags, outcomes[1:], strict=True):
+    for tag, outcome in zip(known, outcomes[1:], strict=True):
         ends = at + _TAG_CHARACTERS + STAMP_BYTES
         if not isinstance(outcome, Kept) or body[at:ends] != tag[-_TAG_CHARACTERS:].encode() + tags_.stamp_of(outcome):
             return None
@@ -284,19 +300,20 @@ def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry |
         for key, outcome in zip(keys, told.outcomes[:-1], strict=True)
     ]
     for outcome in told.outcomes:
-        if isinstance(outcome, Failed) and not isinstance(outcome.error, DamagedValue):
+        if isinstance(outcome, Failed) and isinstance(outcome.error, StoreError):
             raise outcome.error
     stamps = stamps or {}
     late = list({tag for entry in entries if entry is not None for tag in entry.stamps if tag != generation})
     if late:
         told = yield Ask(list(map(Read, late)))
-        stamps |= tags_.read(late, all_done(told)) or {}
+        stamps |= tags_.read(late, told.outcomes) or {}
     judged = [None if entry is None else _judged(entry, stamps, _TERMS, told.now) for entry in entries]
     return [entry if entry is not None and entry.freshness in _MAY_BE_SHOWN else None for entry in judged]
 
 
 def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[bool]:
-    """Keep what was computed under a lease. False: it was invalidated meanwhile, or somebody else was first.
+    """Keep what was computed under a lease. False: it is not kept, because it was
+    invalidated meanwhile, somebody else was first, its ends are over, or the store did not take it.
 
     `stamps`: of all its tags, from before the computation.
     """
@@ -310,15 +327,30 @@ def keep(lease: Lease, computed: Computed, stamps: Stamps, now: float) -> Steps[
     if lease.beside is not None:
         operations.append(Delete(lease.beside[0], expect=lease.beside[1]))
     told = yield Ask(operations)
+    match told.outcomes[0]:
+        case Failed(ValueTooLarge()):
+            yield from pass_by(lease)
     return isinstance(told.outcomes[0], Written)
+
+
+def renew(lease: Lease, version: Version) -> Steps[Lease | bool]:
+    """The lease, as long again, under a new version. True: it is not known whether it was done, so do the same again.
+
+    False: somebody else has taken over, or it was invalidated.
+    """
+    key, expect = lease.beside if lease.beside is not None else (lease.key, lease.expect)
+    told = yield Ask([Write(key, _LEASE, ttl=lease.seconds, version=version, expect=expect)])
+    if not isinstance(told.outcomes[0], Written):
+        return isinstance(told.outcomes[0], Failed)
+    return lease._replace(expect=version) if lease.beside is None else lease._replace(beside=(key, version))
 
 
 def give_back(lease: Lease) -> Steps[None]:
     """Let somebody else compute: it failed here, or the result must not be kept."""
     if lease.beside is not None:
         yield Ask([Delete(lease.beside[0], expect=lease.beside[1])])
-    elif lease.held and isinstance(lease.expect, bytes):
-        yield Ask([Delete(lease.key, expect=Version(lease.expect))])
+    elif lease.held:
+        yield Ask([Delete(lease.key, expect=lease.expect)])
 
 
 def pass_by(lease: Lease) -> Steps[None]:
@@ -332,14 +364,16 @@ def pass_by(lease: Lease) -> Steps[None]:
 
 def put(place: Place, computed: Computed, now: float) -> Steps[None]:
     """Keep a value whatever stands there, and whoever computes. Raises what the store says if it was not done."""
-    stamps = yield from tags_.made(
-        place.tags, tags_.read(place.tags, (yield Ask(list(map(Read, place.tags)))).outcomes) or {}
-    )
+    told = yield Ask(list(map(Read, place.tags)))
+    read = tags_.read(place.tags, told.outcomes)
+    if read is None:
+        all_done(told)
+    stamps = yield from tags_.made(place.tags, read or {})
     if stamps is None:
         raise StoreUnavailable("the stamps of a value's tags could not be made")
     expect: Expected = ABSENT
+    ttl = max(computed.ends) - now
     while True:
-        ttl = max(computed.ends) - now
         written = Write(place.key, _written(computed, stamps), ttl=ttl, version=new_version(), expect=expect)
         told = yield Ask([written])
         match told.outcomes[0]:
@@ -381,7 +415,7 @@ def _claim_beside(
     told = yield Ask([claim])
     match told.outcomes[0]:
         case Written():
-            lease = Lease(place.key, entry.version, stamps, (place.beside, version), entry)
+            lease = Lease(place.key, entry.version, stamps, (place.beside, version), entry, seconds=terms.lease)
             return (yield from _stamped(lease, known))
         case Conflict():
             return None

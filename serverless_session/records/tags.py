@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from serverless_session.errors import DamagedValue, StoreError
 from serverless_session.records.records import MARK, Kept
 from serverless_session.records.steps import Ask, Steps, all_done
 from serverless_session.stores.contract import (
@@ -24,6 +25,7 @@ from serverless_session.stores.contract import (
     ANYTHING,
     Conflict,
     Expected,
+    Failed,
     Missing,
     Outcome,
     Read,
@@ -53,7 +55,7 @@ def invalidate_tags(tags: Sequence[str], watch: str) -> Steps[None]:
 
 
 def renew(tags: Sequence[str]) -> Steps[None]:
-    """A new stamp for each of these, which are never late."""
+    """A new stamp for each of these. Alone, without the watch, only for those that are never late."""
     all_done((yield Ask([_put(tag, os.urandom(STAMP_BYTES), ANYTHING) for tag in tags])))
 
 
@@ -62,7 +64,10 @@ def make_tags_stale(tags: Sequence[str], watch: str) -> Steps[None]:
     yield from renew([watch])
     waiting = list(tags)
     while waiting:
-        stands = all_done((yield Ask(list(map(Read, waiting)))))
+        stands = (yield Ask(list(map(Read, waiting)))).outcomes
+        for outcome in stands:
+            if isinstance(outcome, Failed) and isinstance(outcome.error, StoreError):
+                raise outcome.error
         changed = [
             _put(tag, stamp_of(kept)[:MARK_BYTES] + os.urandom(MARK_BYTES), kept.version)
             for tag, kept in zip(waiting, stands, strict=True)
@@ -86,7 +91,7 @@ def read(tags: Sequence[str], outcomes: Iterable[Outcome]) -> dict[str, bytes] |
         match outcome:
             case Kept() as kept:
                 stamps[tag] = stamp_of(kept)
-            case Missing():
+            case Missing() | Failed(DamagedValue()):
                 pass
             case _:
                 return None
@@ -106,6 +111,11 @@ def made(tags: Sequence[str], stamps: Stamps) -> Steps[dict[str, bytes] | None]:
                     found[tag] = new[tag]
                 case Conflict(stands=Kept() as kept):
                     found[tag] = stamp_of(kept)
+                case Failed(DamagedValue()):  # nobody can have a value with what stood there
+                    again = yield Ask([_put(tag, new[tag], ANYTHING)])
+                    if not isinstance(again.outcomes[0], Written):
+                        return None
+                    found[tag] = new[tag]
                 case _:
                     return None
     return found

@@ -47,7 +47,7 @@ from serverless_session.sessions.merge import (
     merge,
     without,
 )
-from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, pack_session, pack_stone
+from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, mark_of, pack_session, pack_stone
 from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
     ABSENT,
@@ -113,6 +113,7 @@ class Visit:
         self._renewal_failed = False
         self._has_merged = False  # what a save keeps is more than the app has made
         self._seen: bytes | None = None  # contents and `_facts` when the app's mapping was last in step with the store
+        self._mark: bytes | None = None  # what tells that it still is, if it does; None: that must be looked up
 
     # --- load ---------------------------------------------------------------------------------------------------------
 
@@ -126,6 +127,7 @@ class Visit:
             if found.facts is not None:
                 self.id, self._state = session_id, _State.LIVE
                 self._facts, self._seen = found.facts, found.packed
+                self._mark = mark_of(found.data)
                 self.session = Session(found.data, found.facts, ends=found.ends_at, is_new=False)
                 return
             self._state = _State.MOVED
@@ -145,7 +147,7 @@ class Visit:
         if isinstance(found, Record) and found.facts is not None:
             mine = self._pack(self._facts, self.session)
             self.session._replace(self._with_what_stands(mine, found, self.session._asked))
-            self._standing, self._facts, self._seen = found, found.facts, found.packed
+            self._standing, self._facts, self._seen, self._mark = found, found.facts, found.packed, None
             self.session._ends = found.ends_at
             return True
         self._state = _State.GONE
@@ -156,7 +158,7 @@ class Visit:
 
     def forget(self) -> None:
         """What was loaded is over: the app's mapping shows nothing of it any more, and nothing of it can be saved."""
-        self._facts, self._seen = Facts(created_at=self._facts.created_at), None
+        self._facts, self._seen, self._mark = Facts(created_at=self._facts.created_at), None, None
         self.session._replace({})
         self.session._keep(self._facts, ends=self.session._ends)
 
@@ -219,8 +221,12 @@ class Visit:
             return CookieChange.KEEP
         if asked.ending or asked.new_id or self._state is _State.NOTHING:
             return (yield from self._move(asked, now))
+        mark = mark_of(session)
+        if mark is not None and mark == self._mark:
+            return (yield from self._renew(now, late=late))
         mine = self._pack(self._facts, session)
         if mine == self._seen:
+            self._mark = mark
             return (yield from self._renew(now, late=late))
         if not self._lifetime.stores:
             return CookieChange.KEEP
@@ -228,7 +234,7 @@ class Visit:
             change = yield from self._write(mine, asked, now, late=late)
         else:
             change = self._drop(self._state)
-        self._catch_up(mine)
+        self._catch_up(mine, mark)
         return change
 
     def _nothing_to_move(self, asked: Asked) -> bool:
@@ -241,14 +247,14 @@ class Visit:
         ended = False
         if self._standing is not None and self._state in (_State.LIVE, _State.MOVED):
             ended = yield from end_record(self._vault, self._standing)
-        self._state, self._seen = _State.NOTHING, None  # what is written after it begins a session
+        self._state, self._seen, self._mark = _State.NOTHING, None, None  # what is written after it begins a session
         return CookieChange.REMOVE if ended else CookieChange.KEEP
 
     # --- a new id -----------------------------------------------------------------------------------------------------
 
     def _move(self, asked: Asked, now: float) -> Steps[CookieChange]:
         """Begin a record under a new id, and make a stone of the old one. What was ended is not carried along."""
-        facts = self._facts_after(asked, now)
+        facts, mark = self._facts_after(asked, now), mark_of(self.session)
         mine = self._pack(facts, self.session)
         if not self._lifetime.stores:
             return self._only_a_cookie(facts, now)
@@ -277,7 +283,7 @@ class Visit:
                 return self._drop()
         self.id, self._state, self._standing = new_id, _State.LIVE, new
         self._facts = facts
-        self._catch_up(mine)
+        self._catch_up(mine, mark)
         self.session._keep(self._facts, ends=new.ends_at)
         return self._set(facts, now)
 
@@ -485,14 +491,14 @@ class Visit:
             self.events.append(("session.conflict_overridden", {"places": merged.conflicts}))
         return merged.data
 
-    def _catch_up(self, mine: bytes) -> None:
+    def _catch_up(self, mine: bytes, mark: bytes | None) -> None:
         """Bring what was merged into the app's mapping, which may have gone on changing while we waited."""
-        self._seen = mine
+        self._seen, self._mark = mine, mark
         if self._has_merged and self._state is _State.LIVE and self._standing is not None:
             stands = data_of(self._vault, self._standing.packed)
             self.session._replace(merge(data_of(self._vault, mine), dict(self.session), stands).data)
             assert self._standing.facts is not None
-            self._facts, self._seen = self._standing.facts, self._standing.packed
+            self._facts, self._seen, self._mark = self._standing.facts, self._standing.packed, None
 
     def _drop(self, state: _State = _State.GONE) -> CookieChange:
         self._state = state

@@ -91,10 +91,12 @@ class Links(Generic[LinkT]):
             await anext(self._until_end)
         self._calls += 1
         try:
+            is_free = not self._slots.locked()
+            if is_free and not again:
+                ends = _half_way_to(ends)
             async with asyncio.timeout_at(ends) as limit, self._slots:
-                if not again:
-                    now = asyncio.get_running_loop().time()
-                    ends = now + (ends - now) / 2
+                if not is_free and not again:
+                    ends = _half_way_to(ends)
                     limit.reschedule(ends)
                 if again and self._idle:  # it takes the place of one, or there would be one more each time
                     await self._idle.pop(0)[0].drop()
@@ -156,6 +158,11 @@ class Links(Generic[LinkT]):
                 self._open = False
                 await self.rest()
                 self._close()
+
+
+def _half_way_to(ends: float) -> float:
+    now = asyncio.get_running_loop().time()
+    return now + (ends - now) / 2
 
 
 class LinksByLoop(Generic[LinkT]):

@@ -1,5 +1,7 @@
 """Endpoints and dependencies of FastAPI that are cached, and functions that are given a request or a session."""
 
+import asyncio
+import contextlib
 import sqlite3
 import threading
 from decimal import Decimal
@@ -11,7 +13,7 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.testclient import TestClient
 from starlette.requests import Request
 
-from serverless_session import CacheContext, Session, SessionMiddleware
+from serverless_session import CacheContext, CachePolicy, Session, SessionMiddleware
 from serverless_session.errors import ConfigurationError
 from serverless_session.fastapi import CurrentSession
 from tests.caching.shops import a_cache
@@ -124,12 +126,16 @@ def test_a_function_that_is_given_a_session_needs_a_user_in_its_key() -> None:
             assert client.get("/mine/7").json() == f"{user} 7"
 
 
-def test_what_a_request_led_to_a_session_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("read_before", [False, True])
+def test_what_a_request_led_to_a_session_is_not_kept(read_before: bool, caplog: pytest.LogCaptureFixture) -> None:
     """The request says nothing of the value by its type; what reads the session through it is one visitor's."""
     cache = a_cache()
     app = FastAPI()
 
-    @app.get("/hello")
+    def require_name(request: Request) -> None:
+        assert not read_before or request.session["name"]
+
+    @app.get("/hello", dependencies=[Depends(require_name)])
     @cache.cached()
     async def hello(request: Request) -> str:
         return f"hello {request.session.get('name')}"
@@ -143,5 +149,112 @@ def test_what_a_request_led_to_a_session_is_not_kept(caplog: pytest.LogCaptureFi
         with TestClient(app, base_url="https://testserver") as client:
             client.post(f"/name/{visitor}")
             assert client.get("/hello").json() == f"hello {visitor}"
-    assert "cache.session_was_read" in caplog.text
+    assert "cache.request_was_read" in caplog.text
     assert "hello()" in caplog.text
+
+
+ADA, EVE = (
+    dict[str, Any]({"type": "http", "path": "/", "query_string": b"", "headers": [(b"authorization", name)]})
+    for name in (b"ada", b"eve")
+)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda request: request.headers["authorization"],
+        lambda request: request.headers.get("authorization"),
+        lambda request: request.cookies,
+        lambda request: dict(request.scope),
+        lambda request: list(request.items()),
+        lambda request: {**request.scope},
+        lambda request: request.query_params,
+        lambda request: request.state,
+        lambda request: request.url.path,
+        lambda request: request["path"],
+    ],
+)
+@pytest.mark.parametrize("how", ["async", "sync", "raises"])
+async def test_what_is_read_of_a_request_is_one_visitors(read: Any, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    cache, asked = a_cache(policy=CachePolicy(ttl=60, negative_ttl=60, negative_errors=(LookupError,))), list[str]()
+
+    @cache.cached()
+    async def hello(request: Request) -> str:
+        asked.append(str(read(request)))
+        if how == "raises":
+            raise LookupError(asked[-1])
+        return asked[-1]
+
+    @cache.cached()
+    def hello_sync(request: Request) -> str:
+        asked.append(str(read(request)))
+        return asked[-1]
+
+    for scope in (ADA, EVE, ADA):
+        request = Request(dict(scope))
+        assert request.headers["authorization"], "read before, by whoever guards the endpoint"
+        with contextlib.suppress(LookupError):
+            await (hello_sync.aio(request) if how == "sync" else hello(request))
+    assert len(asked) == 3
+    assert "cache.request_was_read" in caplog.text
+
+
+async def test_a_request_of_which_nothing_is_read_says_nothing() -> None:
+    cache, asked = a_cache(), list[Any]()
+
+    @cache.cached()
+    async def hello(request: Request, name: str) -> str:
+        asked.append(request.method)
+        return f"hello {name}"
+
+    for scope in (ADA, EVE):
+        assert await hello(Request(scope | {"method": "GET"}), "you") == "hello you"
+    assert asked == ["GET"]
+
+
+async def test_what_of_a_request_counts_is_named() -> None:
+    cache, asked = a_cache(), list[Any]()
+
+    @cache.cached(key=("request.headers.authorization",))
+    async def hello(request: Request) -> str:
+        asked.append(request.headers["authorization"])
+        return f"hello {asked[-1]}"
+
+    for scope in (ADA, EVE, ADA):
+        name = Request(scope).headers["authorization"]
+        assert await hello(Request(scope)) == f"hello {name}"
+    assert asked == ["ada", "eve"]
+
+
+async def test_nobody_is_given_what_was_raised_for_somebody_else() -> None:
+    cache = a_cache()
+
+    @cache.cached()
+    async def hello(request: Request) -> str:
+        await asyncio.sleep(0.01)
+        raise LookupError(request.headers["authorization"])
+
+    asked = [hello(Request(scope)) for scope in (ADA, EVE, ADA, EVE)]
+    raised = await asyncio.gather(*asked, return_exceptions=True)
+    assert [error.args[0] for error in raised if isinstance(error, LookupError)] == ["ada", "eve", "ada", "eve"]
+
+
+def test_a_cached_function_leaves_the_session_as_read_as_it_was() -> None:
+    """What varies by the visitor must go on to say so."""
+    cache = a_cache()
+    app = FastAPI()
+
+    @app.get("/{reads}")
+    async def show(reads: bool, request: Request) -> bool:
+        @cache.cached(key="reads")
+        async def value(request: Request, reads: bool) -> bool:
+            return True
+
+        if reads:
+            request.session.get("name")
+        await value(request, reads)
+        return bool(request.session.accessed)  # type: ignore[attr-defined]
+
+    app.add_middleware(SessionMiddleware, shared=cache._shared)
+    with TestClient(app, base_url="https://testserver") as client:
+        assert client.get("/true").headers.get("vary") == "Cookie"

@@ -61,7 +61,7 @@ async def test_whoever_is_cancelled_the_others_get_a_value(while_computing: bool
     done = await asyncio.gather(*asked, return_exceptions=True)
     assert [isinstance(one, asyncio.CancelledError) for one in done] == [True, False, True, False, False]
     assert looks == 2
-    assert flights._flying == {}
+    assert list(flights._by_loop.values()) == [{}]
 
 
 async def test_what_must_not_be_shared_is_computed_by_each() -> None:
@@ -81,7 +81,7 @@ async def test_what_must_not_be_shared_is_computed_by_each() -> None:
 
 
 async def test_what_is_never_kept_holds_up_nobody() -> None:
-    """Threat 24: a lease on what cannot be cached would let in one after the other."""
+    """THREATS 24: a lease on what cannot be cached would let in one after the other."""
     shop = Shop()
     running = most = 0
 
@@ -100,6 +100,40 @@ async def test_what_is_never_kept_holds_up_nobody() -> None:
     await asyncio.gather(*(cache.get_or_compute("key", private) for cache in caches))
     assert most == 50
     assert shop.store.calls <= 2 * 50, "at most one more trip for each than its look"
+
+
+async def test_who_asks_after_an_invalidation_waits_for_nobody_of_before_it() -> None:
+    for how in ("key", "tag", "clear", "set"):
+        shop = Shop()
+        shop.source.seconds = 60.0
+        hanging = asyncio.ensure_future(shop.ask(tags=["menu"]))
+        await asyncio.sleep(0.005)
+        shop.source.seconds = 0.0
+        await {
+            "key": lambda shop=shop: shop.here.invalidate("key"),
+            "tag": lambda shop=shop: shop.here.invalidate_tags("menu"),
+            "clear": lambda shop=shop: shop.here.clear(),
+            "set": lambda shop=shop: shop.here.set("key", "first", tags=["menu"]),
+        }[how]()
+        if how in ("key", "set"):  # of a tag, the lease of who computes says nothing
+            assert await asyncio.wait_for(shop.ask(tags=["menu"]), 5.0) == "first"
+        hanging.cancel()
+        await asyncio.wait([hanging])
+
+
+async def test_what_is_never_kept_is_looked_up_side_by_side() -> None:
+    shop = Shop()
+
+    async def private(context: CacheContext) -> Any:
+        context.store = False
+        return 1
+
+    await shop.here.get_or_compute("key", private)
+    await shop.here.get_or_compute("key", private)
+    shop.faulty.delay(0.02)
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(shop.here.get_or_compute("key", private) for _ in range(50)))
+    assert asyncio.get_running_loop().time() - began < 0.5, "50 times 0.02 s, if one waited for another"
 
 
 async def test_nobody_is_given_what_somebody_else_may_not_keep() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import logging
+import sys
 import threading
 from decimal import Decimal
 from typing import Any
@@ -14,6 +16,8 @@ import pydantic
 import pytest
 
 from serverless_session import Cache, CacheContext, CachePolicy, SharedState
+from serverless_session.caching import cache as cache_module
+from serverless_session.caching import lookup
 from serverless_session.caching.stats import Answer, watch
 from serverless_session.errors import ConfigurationError, StoreUnavailable
 from tests.caching.shops import a_cache, faults_of
@@ -85,6 +89,17 @@ async def test_a_call_is_invalidated_refreshed_and_found_by_its_key() -> None:
     assert name.key(ada) == name.key(User(1)) != name.key(User(2))
 
 
+async def test_what_tells_calls_apart_is_part_of_the_key() -> None:
+    cache = a_cache()
+
+    async def owner(user_id: int, org_id: int) -> str:
+        return f"user {user_id} of {org_id}"
+
+    by_user, by_org = cache.cached(key="user_id")(owner), cache.cached(key="org_id")(owner)
+    assert await by_user(7, 1) == "user 7 of 1"
+    assert await by_org(1, 7) == "user 1 of 7"
+
+
 async def test_two_functions_do_not_meet() -> None:
     cache = a_cache()
 
@@ -97,6 +112,105 @@ async def test_two_functions_do_not_meet() -> None:
         return "two"
 
     assert [await one(1), await two(1)] == ["one", "two"]
+
+
+async def test_two_functions_that_one_function_made_do_not_meet() -> None:
+    cache = a_cache()
+
+    def rate_of(currency: str) -> Any:
+        @cache.cached()
+        async def rate() -> str:
+            return currency
+
+        return rate
+
+    assert [await rate_of("EUR")(), await rate_of("USD")(), await rate_of("EUR")()] == ["EUR", "USD", "EUR"]
+
+
+async def test_what_a_function_has_from_around_it_tells_it_from_others() -> None:
+    cache = a_cache()
+
+    def make(content: Any) -> Any:
+        @cache.cached()
+        async def value() -> str:
+            return str(content() if callable(content) else content)
+
+        return value
+
+    def constant(number: int) -> Any:
+        return lambda: number
+
+    contents = [0.5, 0.25, Decimal(1), {"tenant": "A"}, {"tenant": "B"}, constant(1), constant(2)]
+    expected = [str(content() if callable(content) else content) for content in contents]
+    assert [await make(content)() for content in contents] == expected
+
+
+class Secret(pydantic.BaseModel):
+    user_id: int = pydantic.Field(exclude=True)
+
+
+class Named(pydantic.BaseModel):
+    name: str
+
+
+class Owned(Named):
+    owner: int
+
+
+class Around(pydantic.BaseModel):
+    one: Named
+
+
+async def test_two_models_that_are_dumped_alike_are_two() -> None:
+    cache = a_cache()
+
+    @cache.cached()
+    async def show(model: pydantic.BaseModel) -> str:
+        return repr(model)
+
+    models = [Secret(user_id=1), Secret(user_id=2), Around(one=Owned(name="a", owner=1))]
+    models += [Around(one=Owned(name="a", owner=2)), Around(one=Named(name="a"))]
+    assert [await show(model) for model in models] == list(map(repr, models))
+
+
+async def test_what_a_computation_has_begun_uses_the_cache() -> None:
+    cache, asked, begun = a_cache(), [], []
+
+    @cache.cached()
+    async def value() -> int:
+        asked.append(1)
+        if len(asked) == 1:
+            begun.append(asyncio.ensure_future(later()))
+        return 1
+
+    async def later() -> None:
+        await asyncio.sleep(0.01)
+        for _ in range(3):
+            await value()
+
+    await value()
+    await begun[0]
+    assert len(asked) == 1
+
+
+async def test_two_functions_that_need_each_other_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "PATIENCE_WITH_OTHERS", 0.1)
+    monkeypatch.setattr(cache_module, "PATIENCE_WITH_OTHERS", 0.1)
+    cache = a_cache()
+
+    @cache.cached()
+    async def one(depth: int) -> int:
+        await asyncio.sleep(0.02)
+        return depth if depth > 2 else await other(depth)
+
+    @cache.cached()
+    async def other(depth: int) -> int:
+        await asyncio.sleep(0.02)
+        return 7 if asyncio.get_running_loop().time() - began > 0.3 else await one(depth)
+
+    began = asyncio.get_running_loop().time()
+    both = await asyncio.wait_for(asyncio.gather(one(1), other(1)), 20.0)
+    assert list(both) == [7, 7]
 
 
 async def test_tags_are_made_of_the_call() -> None:
@@ -203,6 +317,17 @@ async def test_a_method_is_told_by_what_of_its_object_is_named() -> None:
     assert [one.product.key(7) == same.product.key(7), one.product.key(7) == other.product.key(7)] == [True, False]
     assert list(inspect.signature(one.product).parameters) == ["product_id"]
     assert await Shop.rate("EUR") == "EUR"
+
+
+class Boutique(Shop):
+    pass
+
+
+async def test_a_method_that_a_class_inherits_is_its_own() -> None:
+    shop, boutique = Shop(9), Boutique(9)
+    await shop.product(1)
+    await boutique.product(1)
+    assert (shop.asked, boutique.asked) == (1, 1)
 
 
 def test_a_method_that_is_not_async_stays_so() -> None:
@@ -329,6 +454,12 @@ def refused(cache: Cache) -> list[Any]:
     async def generator(n: int) -> Any:
         yield n
 
+    async def wrapped(n: int) -> int: ...  # type: ignore[empty-body]
+
+    @functools.wraps(wrapped)
+    def around(n: int) -> Any:
+        return wrapped(n)
+
     def late_context(n: int, context: CacheContext) -> int: ...  # type: ignore[empty-body]
     def plain(n: int) -> int: ...  # type: ignore[empty-body]
 
@@ -340,6 +471,9 @@ def refused(cache: Cache) -> list[Any]:
         ("cannot-key", lambda: cache.cached()(unknown_inside)),
         ("cannot-restore", lambda: cache.cached()(unknown_value)),
         ("cannot-cache", lambda: cache.cached()(generator)),
+        ("cannot-cache", lambda: cache.cached()(functools.partial(plain, 1))),
+        ("cannot-cache", lambda: cache.cached()(around)),
+        ("cannot-key", lambda: cache.cached()(lambda n: n)),
         ("cannot-key", lambda: cache.cached()(late_context)),
         ("cannot-key", lambda: cache.cached()(Shop.product)),
         ("cannot-cancel", lambda: cache.cached(policy=CachePolicy(ttl=60, hard_timeout=1))(plain)),
@@ -357,7 +491,7 @@ def refused(cache: Cache) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("number", range(18))
+@pytest.mark.parametrize("number", range(21))
 def test_what_cannot_be_cached_is_an_error_where_it_is_written(number: int) -> None:
     code, write = refused(a_cache())[number]
     with pytest.raises(ConfigurationError) as raised:
@@ -377,6 +511,33 @@ def test_annotations_may_name_what_is_written_further_down() -> None:
     Later = dataclasses.make_dataclass("Later", [("n", int)])
     assert asyncio.run(early(1)) == Later(1)
     assert isinstance(asyncio.run(early(1)), Later)
+
+
+def test_an_annotation_that_is_never_there_is_named() -> None:
+    @a_cache().cached()
+    async def early(n: int) -> Never:  # type: ignore[name-defined]  # noqa: F821
+        return n
+
+    with pytest.raises(ConfigurationError, match="names Never, which is not there"):
+        asyncio.run(early(1))
+
+
+class Rates:
+    @classmethod
+    @a_cache().cached(key=("cls", "currency"))
+    async def of(cls: Any, currency: str = "EUR") -> str:
+        return currency
+
+
+async def test_a_class_method_is_told_by_its_class_or_says_what_is_missing() -> None:
+    rates: Any = Rates
+    assert await rates.of("USD") == "USD"
+    if sys.version_info >= (3, 13):
+        with pytest.raises(TypeError, match="give it the class first"):
+            await rates.of.invalidate("USD")
+        await rates.of.invalidate(Rates, "USD")
+    else:
+        await rates.of.invalidate("USD")
 
 
 # --- the store is down ------------------------------------------------------------------------------------------------

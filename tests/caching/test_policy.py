@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from serverless_session import CacheContext, CachePolicy, NotModified
+from serverless_session.caching import lookup
 from serverless_session.caching.stats import Answer, watch
 from serverless_session.deadline import invocation_ends_in
 from serverless_session.errors import ComputationTimeout, ConfigurationError
@@ -51,6 +52,14 @@ async def test_an_exception_of_a_named_kind_is_raised_again_as_it_was() -> None:
     with pytest.raises(OutOfStock):
         await shop.here.get_or_compute("key", fails)
     assert shop.source.asked == 2
+
+
+async def test_a_ttl_alone_leaves_the_rest_of_the_policy_as_it_is() -> None:
+    shop = Shop(stale_if_error=60)
+    await shop.ask(ttl=5)
+    shop.source.fails = RuntimeError
+    shop.clock.advance(6)
+    assert await shop.ask(ttl=5) == "first"
 
 
 async def test_another_exception_is_not_kept() -> None:
@@ -196,6 +205,131 @@ async def test_a_computation_sets_its_own_ttl() -> None:
         assert shop.source.asked == asked
 
 
+async def test_what_is_not_to_be_kept_is_not_though_it_was_raised() -> None:
+    shop = Shop(negative_ttl=5, negative_errors=(LookupError,))
+
+    async def private(context: CacheContext) -> Any:
+        context.store = False
+        shop.source.asked += 1
+        raise LookupError("ada")
+
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            await shop.here.get_or_compute("key", private)
+    assert shop.source.asked == 2
+
+
+async def test_what_was_raised_has_the_tags_that_it_was_given() -> None:
+    shop = Shop(negative_ttl=60, negative_errors=(LookupError,))
+
+    async def closed(context: CacheContext) -> Any:
+        context.tags.append("shop")
+        shop.source.asked += 1
+        raise LookupError("closed")
+
+    for invalidated, asked in (("other", 1), ("shop", 1), ("other", 2)):
+        with pytest.raises(LookupError):
+            await shop.here.get_or_compute("key", closed)
+        assert shop.source.asked == asked
+        await shop.there.invalidate_tags(invalidated)
+
+
+async def test_what_is_kept_for_longer_has_the_tags_that_it_had() -> None:
+    shop = Shop(stale_while_revalidate=60)
+
+    async def careful(context: CacheContext) -> Any:
+        if context.has_stale:
+            raise NotModified
+        context.tags.append("late")
+        return await shop.source()
+
+    for cache in (shop.here, shop.there):
+        assert await cache.get_or_compute("key", careful) == "first"
+        shop.clock.advance(61)
+    await shop.here.invalidate_tags("late")
+    shop.source.value = "second"
+    assert await shop.there.get_or_compute("key", careful) == "second"
+
+
+async def test_the_old_value_that_is_shown_is_not_that_of_the_computation() -> None:
+    shop = Shop(soft_timeout=0.01, stale_if_error=60)
+    shop.source.value = ["tea"]
+
+    async def slow(context: CacheContext) -> Any:
+        if not context.has_stale:
+            return await shop.source()
+        await asyncio.sleep(0.05)
+        raise NotModified
+
+    await shop.here.get_or_compute("key", slow)
+    shop.clock.advance(61)
+    shown = await shop.here.get_or_compute("key", slow)
+    shown.append("of ada")
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+    assert await shop.there.get_or_compute("key", slow) == ["tea"]
+
+
+async def test_a_computation_that_changes_the_old_value_and_fails_has_changed_nothing() -> None:
+    shop = Shop(stale_if_error=60)
+    shop.source.value = ["tea"]
+
+    async def fails(context: CacheContext) -> Any:
+        if not context.has_stale:
+            return await shop.source()
+        context.stale.append("half done")
+        raise RuntimeError
+
+    await shop.here.get_or_compute("key", fails)
+    shop.clock.advance(61)
+    assert await shop.here.get_or_compute("key", fails) == ["tea"]
+
+
+@pytest.mark.parametrize("wrong", [{"ttl": math.inf}, {"ttl": math.nan}, {"ttl": 0}, {"ttl": "5"}, {"tags": [7]}])
+async def test_a_context_that_cannot_be_is_an_error_and_holds_up_nobody(wrong: dict[str, Any]) -> None:
+    shop = Shop()
+
+    async def careless(context: CacheContext) -> Any:
+        for name, value in wrong.items():
+            setattr(context, name, value)
+        return 1
+
+    with pytest.raises((ValueError, TypeError)):
+        await shop.here.get_or_compute("key", careless)
+    assert await asyncio.wait_for(shop.ask(shop.there), 5.0) == "first"
+
+
+async def test_a_computation_that_takes_longer_than_a_lease_goes_on_alone_and_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookup, "LEASE_SECONDS", 0.1)
+    shop = Shop()
+    shop.source.seconds = 0.4
+    slow = asyncio.ensure_future(shop.ask())
+    for _ in range(8):  # the store's clock stands still but for this
+        await asyncio.sleep(0.05)
+        shop.clock.advance(0.04)
+    other = asyncio.ensure_future(shop.ask(shop.there))
+    assert [await slow, await other] == ["first", "first"]
+    assert shop.source.asked == 1
+
+
+@pytest.mark.parametrize("kind", ["key", "beside"])
+async def test_a_lease_that_was_lost_is_not_prolonged(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "LEASE_SECONDS", 0.1)
+    shop = Shop(stale_while_revalidate=60)
+    if kind == "beside":
+        await shop.ask()
+        shop.clock.advance(61)
+    shop.source.seconds = 0.3
+    slow = asyncio.ensure_future(shop.ask())
+    await asyncio.sleep(0.02)
+    shop.source.value, shop.source.seconds = "second", 0.0
+    await shop.there.invalidate("key")
+    assert await shop.ask(shop.there) == "second"
+    assert await slow == "first"
+    assert await shop.ask(shop.there) == "second"
+
+
 async def test_a_computation_may_have_nothing_kept() -> None:
     shop = Shop()
 
@@ -256,6 +390,7 @@ async def test_a_computation_gives_its_value_tags() -> None:
 
 
 async def test_a_late_tag_that_is_invalidated_during_the_computation_keeps_nothing() -> None:
+    """THREATS 10."""
     shop = Shop()
 
     async def overtaken(context: CacheContext) -> Any:

@@ -113,7 +113,7 @@ async def shared(server: Server) -> AsyncIterator[SharedState]:
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("late", [False, True])
 async def test_evicting_stamps_under_load_makes_nothing_stale_valid(shared: SharedState, late: bool) -> None:
-    """Threat 10: the stamps alone are thrown out while readers read and the source changes."""
+    """THREATS 10: the stamps alone are thrown out while readers read and the source changes."""
     caches = [Cache(shared, policy=CachePolicy(ttl=60, stale_while_revalidate=60)) for _ in range(3)]
     source = must_be = computed = asked = 0
     ends = time.monotonic() + 1.0

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from serverless_session import Cache, CachePolicy, SharedState
-from serverless_session.errors import ConfigurationError, ValueNotSerializable
-from serverless_session.stores import MemoryStore
+from serverless_session.caching import shapes
+from serverless_session.caching.keys import CallKey
+from serverless_session.errors import ConfigurationError, UnknownKey, ValueNotSerializable
+from serverless_session.stores import ANYTHING, MemoryStore, Write, new_version
 from tests.caching.shops import Shop
 from tests.sessions.apps import SECRET
 
@@ -60,6 +62,63 @@ async def test_many_are_found_in_one_call_and_with_tags_in_two() -> None:
     await shop.shared.invalidate_tags("zero")
     assert ("n", 0) not in await shop.there.get_many(keys)
     assert await shop.here.get_many([]) == {}
+
+
+async def test_what_no_longer_fits_is_left_out_of_many() -> None:
+    shop = Shop()
+
+    @shop.here.cached(key=lambda: "mug")
+    async def mug() -> Mug:
+        return Mug(9)
+
+    await mug()
+    key = mug.key()
+    await shop.here.set(CallKey(key.encoded, shapes.ANYTHING), "no mug")  # type: ignore[attr-defined]
+    assert await shop.here.get_many([key]) == {}
+    assert await shop.here.get(key) is None
+    assert await mug() == Mug(9)
+
+
+async def test_what_is_sealed_under_an_unknown_key_is_not_there_and_not_overwritten() -> None:
+    store = MemoryStore()
+    one, other = (Cache(SharedState(store, secret_key=secret), ttl=60) for secret in (SECRET, SECRET[::-1]))
+    await one.set("key", "of one")
+    await other.set("another", "of the other")
+    assert await other.get("key", "nothing") == "nothing"
+    assert await other.get_many(["key", "another"]) == {"another": "of the other"}
+    with pytest.raises(UnknownKey):
+        await other.set("key", "of the other")
+
+    async def compute() -> str:
+        return "computed"
+
+    assert await other.get_or_compute("key", compute) == "computed"
+    assert await one.get("key") == "of one"
+
+
+async def test_a_damaged_stamp_counts_as_none() -> None:
+    for act in ("ask", "set", "stale"):
+        shop = Shop()
+        await shop.ask(tags=["menu"])
+        key = shop.shared.tag_key("menu")
+        await shop.store.perform(Write(key, b"garbage", ttl=60, version=new_version(), expect=ANYTHING))
+        if act == "set":
+            await shop.here.set("key", "put", tags=["menu"])
+        elif act == "stale":
+            await shop.shared.invalidate_tags("menu", stale=True)
+        for _ in range(2):
+            assert await shop.ask(tags=["menu"]) in ("first", "put")
+        assert shop.here.stats().errors == 0
+        assert shop.source.asked <= 2
+
+
+@pytest.mark.parametrize("tags", ["menu", [7], [None]])
+async def test_tags_are_a_list_of_texts(tags: Any) -> None:
+    shop = Shop()
+    with pytest.raises(TypeError, match="list of texts"):
+        await shop.ask(tags=tags)
+    with pytest.raises(TypeError, match="list of texts"):
+        await shop.here.set("key", 1, tags=tags)
 
 
 async def test_what_is_put_wins_over_what_is_being_computed() -> None:
@@ -115,6 +174,31 @@ async def test_one_store_in_one_line() -> None:
 async def test_a_key_is_known_by_its_value(key: Any) -> None:
     with pytest.raises(TypeError, match="cannot stand in a key"):
         await Shop().here.get(key)
+
+
+async def test_a_value_from_before_it_had_a_tag_does_not_count() -> None:
+    """A release that adds a tag must be able to invalidate what the one before it kept."""
+    shop = Shop()
+    await shop.ask(tags=["menu"])
+    shop.source.value = "second"
+    assert await shop.ask(shop.there, tags=["menu"]) == "first"
+    assert await shop.ask(shop.there, tags=["menu", "shop"]) == "second"
+    assert await shop.ask(tags=["menu", "shop"]) == "second"
+
+
+async def test_a_refresh_that_fails_says_so() -> None:
+    shop = Shop(stale_if_error=60, stale_while_revalidate=60)
+
+    @shop.here.cached(key=lambda: "value")
+    async def value() -> Any:
+        return await shop.source()
+
+    value_of = value
+    await value_of()
+    shop.source.fails = RuntimeError
+    with pytest.raises(RuntimeError):
+        await value_of.refresh()
+    assert await value_of() == "first"
 
 
 async def test_a_refresh_computes_after_whoever_computes_now() -> None:

@@ -15,6 +15,11 @@ def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text()
 
 
+def part(text: str, heading: str) -> str:
+    """What stands under a heading of the second level."""
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
 def rows(text: str) -> list[list[str]]:
     """The cells of every table's rows, without heads."""
     lines = text.splitlines()

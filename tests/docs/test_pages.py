@@ -7,10 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from serverless_session import LambdaHandler, ServerlessSessionError, Session, SessionMiddleware, errors
+from serverless_session import (
+    Cache,
+    CacheContext,
+    CachePolicy,
+    CacheStats,
+    LambdaHandler,
+    ServerlessSessionError,
+    Session,
+    SessionMiddleware,
+    errors,
+)
+from serverless_session.caching import breaker, guarded, lookup, signatures
 from serverless_session.events import _LOGGERS, EVENTS
+from serverless_session.records import leases, tags
 from tests.aws.events import HTTP
-from tests.docs.pages import ROOT, missing_tests, named_tests, page, rows
+from tests.caching.test_trips import ROWS
+from tests.docs.pages import ROOT, missing_tests, named_tests, page, part, rows
 from tests.test_errors import EXAMPLES
 
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
@@ -53,14 +66,70 @@ def test_every_event_stands_in_the_table_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "documented"), [("reference/sessions.md", SessionMiddleware), ("reference/lambda.md", LambdaHandler)]
+    ("name", "documented"),
+    [
+        ("reference/sessions.md", SessionMiddleware),
+        ("reference/lambda.md", LambdaHandler),
+        ("reference/caches.md", Cache),
+        ("reference/caches.md", CachePolicy),
+    ],
 )
 def test_every_argument_stands_in_the_table_with_its_default(name: str, documented: type) -> None:
-    arguments = page(name).partition(f"## {documented.__name__}\n")[2].partition("\n## ")[0]
-    said = [(cells[0], cells[1]) for cells in rows(arguments)]
-    parameters = list(inspect.signature(documented).parameters.values())[1:]
-    is_so = [(f"`{parameter.name}`", f"`{_shown(parameter.default)}`") for parameter in parameters]
+    said = [(cells[0], cells[1]) for cells in rows(part(page(name), documented.__name__))]
+    parameters = [one for one in inspect.signature(documented).parameters.values() if one.name != "app"]
+    is_so = [(f"`{parameter.name}`", _shown(parameter.default)) for parameter in parameters]
     assert said == is_so
+
+
+def test_every_method_of_a_cache_stands_in_the_table_with_its_arguments() -> None:
+    said = [cells[0].strip("`") for cells in rows(part(page("reference/caches.md"), "Methods"))]
+    is_so = []
+    for name, method in vars(Cache).items():
+        if inspect.isfunction(method) and not name.startswith("_"):
+            parameters = list(inspect.signature(method).parameters.values())[1:]
+            bare = [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+            awaited = "await " * inspect.iscoroutinefunction(method)
+            is_so.append(f"{awaited}{name}{inspect.Signature(bare)}")
+    assert sorted(said) == sorted(is_so)
+
+
+@pytest.mark.parametrize(("heading", "documented"), [("CacheContext", CacheContext()), ("CacheStats", CacheStats())])
+def test_every_attribute_stands_in_the_table(heading: str, documented: object) -> None:
+    table = rows(part(page("reference/caches.md"), heading))
+    said = [name for cells in table for name in re.findall(r"`(\w+)`", cells[0])]
+    assert sorted(said) == sorted(type(documented).__slots__)  # type: ignore[attr-defined]
+
+
+def test_the_trips_of_a_cache_are_those_that_are_counted() -> None:
+    said = [
+        (what, int(redis), int(memcached))
+        for what, redis, memcached in rows(part(page("reference/caches.md"), "Trips"))
+    ]
+    assert said == ROWS
+
+
+def test_every_library_whose_handles_are_left_out_of_keys_is_named() -> None:
+    named = set(re.findall(r"`(\w+)`", part(page("reference/caches.md"), "What can be a key")))
+    assert signatures._OF_HANDLES - named == set()
+
+
+def test_the_times_of_a_cache_are_those_in_the_code() -> None:
+    text = page("reference/caches.md")
+    leased = [cells[1] for cells in rows(part(text, "Leases, and other times"))]
+    spans = [
+        lookup.LEASE_SECONDS,
+        lookup.PATIENCE_WITH_OTHERS,
+        leases.LONGEST_PAUSE,
+        leases.TOMBSTONE_SECONDS,
+        leases.PASSAGE_SECONDS,
+    ]
+    for cell, seconds in zip(leased, spans, strict=False):
+        assert f"{seconds:g} s" in cell
+    assert leased[-1] == f"{tags.STAMP_SECONDS / 86_400:g} days"
+    failing = part(text, "When the store fails")
+    assert set(re.findall(r"(\d+) ms", failing)) == {f"{1000 * guarded.PATIENCE:g}"}
+    for seconds in (breaker.FIRST_REST, breaker.LONGEST_REST):
+        assert f"{seconds:g} s" in failing
 
 
 def test_the_table_of_senders_has_a_column_for_each() -> None:
@@ -70,19 +139,19 @@ def test_the_table_of_senders_has_a_column_for_each() -> None:
 
 def _shown(default: object) -> str:
     match default:
-        case 1209600:
-            return "1_209_600"
-        case 65_536:
-            return "65_536"
+        case inspect.Parameter.empty:
+            return ""
+        case int() if default > 10_000:
+            return f"`{default:_}`"
         case str():
-            return f'"{default}"'
+            return f'`"{default}"`'
         case _ if default == {}:
-            return "{}"
-    return repr(default)
+            return "`{}`"
+    return f"`{default!r}`"
 
 
 def test_every_attribute_and_method_of_a_session_stands_in_the_tables() -> None:
-    members = page("reference/sessions.md").partition("## Session\n")[2].partition("\n## ")[0]
+    members = part(page("reference/sessions.md"), "Session")
     said = {re.sub(r"\(.*", "", cells[0].strip("`").removeprefix("await ")) for cells in rows(members)}
     is_so = {name for name in vars(Session) if not name.startswith("_")} - set(vars(dict)) | {"clear"}
     assert said == is_so
@@ -98,7 +167,7 @@ def test_every_attribute_and_method_of_a_session_stands_in_the_tables() -> None:
 
 
 def test_every_error_stands_in_the_table_as_it_is() -> None:
-    classes = page("reference/errors.md").partition("## Classes\n")[2].partition("\n## ")[0]
+    classes = part(page("reference/errors.md"), "Classes")
     said = {cells[0]: cells[1:4] for cells in rows(classes)}
     kinds = [
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServerlessSessionError)
@@ -126,7 +195,7 @@ def test_every_error_stands_in_the_table_as_it_is() -> None:
     ],
 )
 def test_every_code_of_an_error_stands_in_its_table(section: str, kinds: set[str]) -> None:
-    table = page("reference/errors.md").partition(f"## Codes of {section}\n")[2].partition("\n## ")[0]
+    table = part(page("reference/errors.md"), f"Codes of {section}")
     said = [cells[0].strip("`") for cells in rows(table)]
     assert said == sorted(_codes_of(kinds))
 
@@ -135,8 +204,6 @@ def _codes_of(kinds: set[str]) -> set[str]:
     """What the source gives to errors of these classes as their code, read where they are made."""
     found: set[str] = set()
     for path in (ROOT / "serverless_session").glob("**/*.py"):
-        if path.parent.name == "caching":  # not public yet
-            continue
         for call in ast.walk(ast.parse(path.read_text())):
             match call:
                 case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(code)), *_]) if name in kinds:
