@@ -4,6 +4,7 @@ import random
 import pytest
 
 from benchmarks import measuring
+from benchmarks.asking import measured
 from benchmarks.measuring import Complaints, Effort, Run, Spread, Turn, race, ratios, shuffled
 
 FEW = Effort(rounds=5, seconds_a_turn=0.0)
@@ -29,6 +30,19 @@ def test_one_slow_round_moves_neither_the_median_nor_the_quartiles_far() -> None
 
 def test_ratios_are_those_of_each_round_so_that_what_slows_both_down_cancels_out() -> None:
     assert ratios([20.0, 200.0], [10.0, 100.0]) == [2.0, 2.0]
+
+
+def test_a_framework_is_taken_off_round_by_round_and_the_rest_is_held_against_the_floor() -> None:
+    turns = {
+        "floor": [Turn(wall=10.0, cpu=5.0), Turn(wall=20.0, cpu=10.0)],
+        "Flask, bare": [Turn(wall=40.0, cpu=40.0), Turn(wall=80.0, cpu=80.0)],
+        "Flask-Session": [Turn(wall=70.0, cpu=60.0), Turn(wall=140.0, cpu=120.0)],
+    }
+    found = measured(turns, "Flask-Session", "floor", "Flask, bare")
+    assert found["us"].median == 105.0
+    assert found["net_us"].median == 45.0
+    assert found["ratio"] == Spread(median=3.0, low=3.0, high=3.0)
+    assert "net_us" not in measured(turns, "floor", "floor", "")
 
 
 def test_every_round_has_everybody_once_in_an_order_drawn_anew() -> None:

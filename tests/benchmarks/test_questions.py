@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks import environments
 from benchmarks.asking import Bench, Contender, Place, Unfit, a_loop, tell_server
+from benchmarks.contenders.caches import CacheContender, Task
 from benchmarks.contenders.requests import cookie_of
 from benchmarks.contenders.sessions import Action, contents
 from benchmarks.counting import count, monitor
@@ -110,13 +112,14 @@ def test_caches_are_timed_and_their_trips_counted(bench: Bench) -> None:
 def test_in_a_stampede_a_process_of_ours_computes_at_most_once_and_one_without_a_guard_each_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stampede, "QUICK_ROUNDS", 1)
+    monkeypatch.setattr(stampede, "QUICK_ROUNDS", 3)
     stampede.QUESTION.ask(bench)
     for processes in (1, 4):
         case = stampede.case(processes)
         # A process that has to wait for its turn on a busy machine takes the store for dead, and computes on its own.
         assert 1 <= found(bench, case, "serverless-session").measured["computations"].median <= processes
-        assert found(bench, case, "redis-py").measured["computations"].median >= 50
+        without = found(bench, case, "redis-py").measured["computations"]
+        assert without.high == 50 if processes == 1 else without.high > 50
 
 
 def test_events_go_through_each_handler(bench: Bench) -> None:
@@ -171,6 +174,14 @@ def test_a_contender_that_does_not_do_the_work_is_left_out_and_the_floor_is_kept
     assert [row.contender for row in bench.rows] == ["floor"]
     reasons = {entry.contender: entry.reason for entry in bench.left_out}
     assert reasons == {"useless": "the session did not come back", "broken": "failed: ZeroDivisionError: "}
+
+
+def test_a_cache_that_computes_each_time_is_no_cache(bench: Bench) -> None:
+    with ExitStack() as closing:
+        place = Place(bench.server.port, closing.enter_context(a_loop()), closing)
+        forgetful = CacheContender(name="forgetful", role=Role.PEER, make=lambda task: task.load)
+        with pytest.raises(Unfit, match="computed 2 times where once was enough"):
+            forgetful.prepared(Task(place=place, size=1024), caches.always_one(""))
 
 
 def test_commands_that_a_script_runs_inside_the_server_are_not_counted(server: Server) -> None:
@@ -238,6 +249,8 @@ def test_the_program_prints_keeps_draws_and_repeats_its_seed(tmp_path: Path) -> 
     assert "the handler, over Mangum with its lifespan off" in done.stdout
     assert "handler: no session" in done.stderr  # the progress
     assert json.loads(kept.read_text())["seed"] == 42
+    core = json.loads(kept.read_text())["machine"]["pinned_to_core"]
+    assert isinstance(core, int) or not hasattr(os, "sched_setaffinity")
     assert (tmp_path / "bench-handler.svg").exists()
     assert page.read_text().startswith("# Benchmarks")
     refused = run([*command, "--only", "nonsense"])

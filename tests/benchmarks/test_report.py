@@ -19,7 +19,7 @@ MISSING = LeftOut(
 RUN = results(
     row("redis-py", Role.FLOOR),
     row("serverless-session", Role.OURS, us=130.0, ratio=1.3, by=0.05),
-    row("Flask-Session", Role.PEER, us=300.0, ratio=2.0, by=0.1, net_us=spread(200.0)),
+    row("Flask-Session", Role.PEER, us=300.0, ratio=2.0, by=0.1, net_us=spread(110.0)),
     row("<another> & more", Role.PEER, us=120.0, ratio=1.2),
     left_out=(MISSING,),
 )
@@ -29,7 +29,7 @@ def test_the_table_has_a_row_for_each_with_its_figures_its_trips_and_its_place()
     head, *body = report.table(QUESTIONS[0], RUN.rows)
     assert head == ["", "who", "us", "net us", "x floor", "trips", "commands"]
     assert body[1] == ["ours", "serverless-session", "130", "", "1.30 (1.25–1.35)", "1", "GET"]  # noqa: RUF001
-    assert body[2][:4] == ["", "Flask-Session", "300", "200"]
+    assert body[2][:4] == ["", "Flask-Session", "300", "110"]
 
 
 def test_numbers_keep_three_digits_that_count() -> None:
@@ -56,7 +56,7 @@ def test_an_aim_is_met_missed_or_was_not_asked() -> None:
 
 def test_a_peer_that_is_ahead_is_named_and_one_with_a_framework_is_judged_without_it() -> None:
     (standing,) = standings(RUN)
-    assert [peer.contender for peer in standing.ahead] == ["<another> & more"]
+    assert [peer.contender for peer in standing.ahead] == ["Flask-Session", "<another> & more"]
 
 
 def test_a_plot_is_well_formed_and_has_a_bar_for_each() -> None:
@@ -68,7 +68,7 @@ def test_a_plot_is_well_formed_and_has_a_bar_for_each() -> None:
     assert {"redis-py", "serverless-session", "Flask-Session", "<another> & more", "1.30 x, 1 trip"} <= names
     widths = [float(bar.attrib["width"]) for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")]
     assert len(widths) == 4
-    assert max(widths) <= plots.BARS
+    assert 0.9 * plots.BARS < max(widths) <= plots.BARS
 
 
 def test_bars_are_as_long_as_what_they_show() -> None:
