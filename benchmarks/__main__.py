@@ -1,6 +1,7 @@
 """`python -m benchmarks`: asks the questions, prints tables, and keeps what was found.
 
-`python -m benchmarks compare OLD.json NEW.json` says what changed between two runs.
+`python -m benchmarks compare OLD.json NEW.json` says what changed between two runs, `python -m benchmarks show
+KEPT.json` prints one again, and draws and writes as a run does.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ python -m benchmarks compare old.json new.json
 ```
 
 The first run takes less than 90 seconds. `--only sessions,caches` asks some of the questions, `--plots FOLDER` draws,
-`--seed` repeats the order of the rounds, and `--write-docs` writes this page.
+`--seed` repeats the order of the rounds, and `--write-docs` writes this page; `python -m benchmarks show old.json` does
+the same with a run that was kept.
 
 ## How to read it
 
@@ -47,6 +48,9 @@ The first run takes less than 90 seconds. `--only sessions,caches` asks some of 
   sent; both outside of the timed rounds.
 - `limit` is the least that the machine allows (a bare socket, an empty program), `floor` is what ratios are to, `bare`
   is a framework without the feature.
+- Each contender is set up as its own documentation does for production on Redis, and takes part once it has shown that
+  what it keeps comes back. redis-py is used as it comes; `hiredis` takes part only if the versions below name it. Who
+  was missing, or failed, is [named at the end](#left-out).
 - Our sessions seal what they store (XAES-256-GCM) and merge what two requests changed; no peer here does either.
 """
 
