@@ -39,7 +39,7 @@ def count(run: Run, wire: TripCounter, server_port: int, calls: int = CALLS) -> 
         trips, sent, received = wire.trips, wire.sent_bytes, wire.received_bytes
     return Count(
         trips=round(trips / calls, 2),
-        commands=_named(seen, calls),
+        commands=named(seen, calls),
         sent_bytes=round(sent / calls),
         received_bytes=round(received / calls),
     )
@@ -67,7 +67,7 @@ def monitor(port: int) -> Iterator[list[str]]:
                 seen.append(name)
 
 
-def _named(seen: list[str], calls: int) -> str:
-    """As in "GET, 2 SET": how often each, a call."""
+def named(seen: list[str], calls: int) -> str:
+    """How often each, a call; as in "GET, 2 SET"."""
     counted = ((name, times / calls) for name, times in sorted(Counter(seen).items()))
     return ", ".join(name if times == 1 else f"{times:g} {name}" for name, times in counted)

@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.asking import ALL_PEERS, Place, a_loop
 from benchmarks.contenders.caches import ALL, CacheContender, Get, Task
+from benchmarks.counting import monitor, named
 from benchmarks.measuring import Spread, shuffled
 from benchmarks.questions import Question
 from benchmarks.results import Role, Row
@@ -33,6 +35,7 @@ NOTICE: Final = 0.03
 """Seconds between the word and the moment at which all begin, on the clock that all processes of a machine have."""
 
 _READY: Final = "ready"
+_ROOT: Final = Path(__file__).parent.parent.parent
 
 
 def case(processes: int) -> str:
@@ -59,10 +62,13 @@ def ask(bench: Bench) -> None:
             for number in range(QUICK_ROUNDS if bench.quick else ROUNDS):
                 for name in shuffled(found, bench.dice):
                     found[name].append(crowd.rush(name, f"{name}-{processes}-{number}", processes))
-            bench.rows.extend(_row(case(processes), one, found[one.name]) for one in contenders)
+            for one in contenders:
+                with monitor(bench.server.port) as seen:
+                    crowd.rush(one.name, f"{one.name}-{processes}-counted", processes)
+                bench.rows.append(_row(case(processes), one, found[one.name], named(seen, 1)))
 
 
-def _row(case: str, contender: CacheContender, rounds: list[tuple[int, float]]) -> Row:
+def _row(case: str, contender: CacheContender, rounds: list[tuple[int, float]], commands: str) -> Row:
     return Row(
         question=QUESTION.name,
         case=case,
@@ -73,6 +79,7 @@ def _row(case: str, contender: CacheContender, rounds: list[tuple[int, float]]) 
             "ms": Spread.of([ms for _, ms in rounds]),
             "ratio": Spread.of([ms / (WORK * 1000) for _, ms in rounds]),
         },
+        counted={"commands": commands},
         note=contender.note if contender.role is not Role.FLOOR else "nobody waits for anybody",
     )
 
@@ -83,7 +90,7 @@ class Crowd:
     def __init__(self, port: int, processes: int) -> None:
         command = [sys.executable, "-m", "benchmarks.questions.stampede", str(port)]
         self._processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=_ROOT)
             for _ in range(processes)
         ]
         self.ready: set[str] = set()
@@ -179,9 +186,10 @@ QUESTION: Final = Question(
     title="Caches: fifty at once for a value that nobody has",
     about=(
         "Computing takes 20 ms, and fifty ask at the same moment, in one process or in each of four. Shown: how often "
-        "the value was computed in all, and the time until the last of them had it; `x` is that time over the 20 ms."
+        "the value was computed in all, the time until the last of them had it, that time over the 20 ms, and the "
+        "commands of all of them together (their trips overlap, and say nothing)."
     ),
-    columns=("computations", "ms", "ratio"),
+    columns=("computations", "ms", "ratio", "commands"),
     ask=ask,
 )
 
