@@ -67,7 +67,7 @@ def run(only: Sequence[str], *, quick: bool, seed: int | None = None, server: st
         with bench.complaints:
             for question in QUESTIONS:
                 if question.name in only:
-                    question.ask(bench)
+                    bench.ask(question)
         bench.progress.ends()
     return Results(
         made_at=made_at,

@@ -17,6 +17,7 @@ from typing import Any, Final
 from benchmarks.counting import CALLS, count
 from benchmarks.measuring import SLICES, Complaints, Effort, Run, Spread, Turn, race, ratios, shuffled
 from benchmarks.progress import Progress
+from benchmarks.questions import Question
 from benchmarks.results import LeftOut, Role, Row
 from tests.servers import LOOPBACK, Server
 from tests.wire import TripCounter
@@ -111,6 +112,13 @@ class Bench:
     rows: list[Row] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     complaints: Complaints = field(default_factory=Complaints)
+
+    def ask(self, question: Question) -> None:
+        """What one question fails with, the others survive, and so does what it has found."""
+        try:
+            question.ask(self)
+        except Exception as error:  # noqa: BLE001 - it is named
+            self.leave_out(question.name, "the rest of it", "everybody", f"failed: {type(error).__name__}: {error}")
 
     def leave_out(self, question: str, case: str, contender: str, reason: str, mend: str = "") -> None:
         self.left_out.append(LeftOut(question=question, case=case, contender=contender, reason=reason, mend=mend))

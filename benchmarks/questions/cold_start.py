@@ -67,9 +67,13 @@ def ask(bench: Bench) -> None:
         if number >= LEAST_ROUNDS and bench.quick and bench.progress.seconds > LAST_ROUND:
             break
         bench.progress.says(f"{QUESTION.name}: round {number + 1}")
-        for name in shuffled(ready, bench.dice):
+        for name in shuffled(starts, bench.dice):
             tell_server(bench.server.port, b"FLUSHALL")  # a cache begins with a miss each time
-            starts[name].append(start([*ready[name], str(bench.server.port)]))
+            try:
+                starts[name].append(start([*ready[name], str(bench.server.port)]))
+            except RuntimeError as error:
+                del starts[name]
+                bench.leave_out(QUESTION.name, "", name, f"failed while it was timed: {error}")
     for program in ALL:
         if program.name in starts:
             bench.rows.append(_row(bench, program, ready[program.name], starts, modules[program.name]))
@@ -121,7 +125,7 @@ def start(command: list[str]) -> Start:
     wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise RuntimeError(f"{command} ended with {process.returncode}")
+        raise RuntimeError(f"a process ended with {process.returncode}")
     return Start(wall=wall * 1000, cpu=(used.ru_utime + used.ru_stime) * 1000)
 
 

@@ -177,6 +177,37 @@ def test_a_contender_that_does_not_do_the_work_is_left_out_and_the_floor_is_kept
     assert reasons == {"useless": "the session did not come back", "broken": "failed: ZeroDivisionError: "}
 
 
+def test_a_question_that_fails_is_named_and_what_it_had_found_is_kept(bench: Bench) -> None:
+    def ask(bench: Bench) -> None:
+        bench.race("made up", "first", [Contender(name="idle", role=Role.FLOOR, prepare=idle)], floor="idle")
+        raise ZeroDivisionError("in the middle")
+
+    def idle(place: Place) -> Run:
+        return lambda calls: None
+
+    bench.ask(Question(name="made up", title="", about="", columns=(), ask=ask))
+    assert [row.contender for row in bench.rows] == ["idle"]
+    assert [entry.reason for entry in bench.left_out] == ["failed: ZeroDivisionError: in the middle"]
+
+
+def test_a_program_that_fails_while_it_is_timed_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(command: list[str]) -> cold_start.Start:
+        if "session" in command[0]:
+            raise RuntimeError("a process ended with 1")
+        return cold_start.Start(wall=1.0, cpu=1.0)
+
+    def tried(command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0, stdout="5", stderr="")
+
+    monkeypatch.setattr(cold_start, "_command", lambda program: [program.name])
+    monkeypatch.setattr(cold_start, "_tried", tried)
+    monkeypatch.setattr(cold_start, "start", started)
+    cold_start.QUESTION.ask(bench)
+    assert "Starlette and Mangum" in {row.contender for row in bench.rows}
+    failed = {entry.contender for entry in bench.left_out if "while it was timed" in entry.reason}
+    assert "serverless-session, handler and session" in failed
+
+
 def test_a_cache_that_computes_each_time_is_no_cache(bench: Bench) -> None:
     with ExitStack() as closing:
         place = Place(bench.server.port, closing.enter_context(a_loop()), closing)
