@@ -74,3 +74,19 @@ def test_sessions_add_few_modules_to_starlette_mangum_and_the_client(url: str, c
     base = modules_after(f"{BASE}\n    import {client}\n")
     added = modules_after(BASE + SESSIONS.format(url=url) + program) - base
     assert len(added) <= most, sorted(added)
+
+
+@pytest.mark.parametrize(("url", "most"), [("memory://", 27), ("redis://localhost", 27)], ids=["memory", "redis"])
+def test_a_cache_adds_few_modules_to_sessions_and_none_of_others(url: str, most: int) -> None:
+    program = """
+    from serverless_session import Cache
+    cache = Cache(shared, ttl=60)
+    @cache.cached(tags=["n:{n}"])
+    async def square(n: int) -> int:
+        return n * n
+    square.key(7)
+    """
+    sessions = SESSIONS.format(url=url) + "    middleware._ready()\n    shared = middleware._shared\n"
+    added = modules_after(sessions + program) - modules_after(sessions)
+    assert {name for name in added if not name.startswith("serverless_session")} == set()
+    assert len(added) <= most, sorted(added)

@@ -14,21 +14,15 @@ import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
+from serverless_session.caching.answers import PATIENCE_WITH_OTHERS, Answered, Loaded, Wanted, answered
+from serverless_session.caching.computation import is_computing, loader
 from serverless_session.caching.context import CacheContext
 from serverless_session.caching.flights import Flights, Impatient, Shared, alone
 from serverless_session.caching.functions import CacheDecorator, Keeper, decorated
 from serverless_session.caching.guarded import GuardedStore
 from serverless_session.caching.keys import CallKey, key_bytes
 from serverless_session.caching.local import LocalLevel
-from serverless_session.caching.lookup import (
-    PATIENCE_WITH_OTHERS,
-    Answered,
-    Loaded,
-    Lookup,
-    Wanted,
-    answered,
-    is_computing,
-)
+from serverless_session.caching.lookup import Lookup
 from serverless_session.caching.policy import CachePolicy
 from serverless_session.caching.shapes import ANYTHING, Shape, shape_of
 from serverless_session.caching.signatures import KeyPaths
@@ -309,6 +303,8 @@ class Cache:
                 self._remember(place, found)
             if policy.local_ttl:
                 self._hold(place.key, policy, found, age)
+        elif found.tags:  # the next computation reads their stamps before it, and needs no watch over them
+            self._remember(place, found)
         return loaded.value
 
     async def _shared_look(self, wanted: Wanted, shape: Shape) -> Shared[Answered]:
@@ -346,7 +342,7 @@ class Cache:
         """What the store holds under each, or None."""
         if not encoded:
             return []
-        load = self._lookup.loader(shape, None)
+        load = loader(self._records, shape, None)
         keys = [self._place(key, ()).key for key in encoded]
         try:
             entries = await self._store.carry_out(leases.look(keys, load, self._generation))

@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
-from serverless_session.caching import blocking
 from serverless_session.caching.context import CacheContext
 from serverless_session.caching.keys import CallKey
 from serverless_session.caching.policy import CachePolicy
@@ -22,6 +21,7 @@ from serverless_session.errors import ConfigurationError
 from serverless_session.events import tell
 
 if TYPE_CHECKING:
+    from serverless_session.caching.blocking import Here
     from serverless_session.caching.requests import Watch
 
 P = ParamSpec("P")
@@ -231,20 +231,20 @@ class _Calls:
             return local[0]
         on_a_loop = self._warn_on_a_loop()  # whoever else computes may need that loop
 
-        def make(here: blocking.Here[Any]) -> Coroutine[Any, Any, Any]:
+        def make(here: Here[Any]) -> Coroutine[Any, Any, Any]:
             def compute(context: CacheContext) -> Awaitable[Any]:
                 return here(lambda: self._call_here(context, args, kwargs))
 
             return self._wanted(encoded, compute, args, kwargs, refresh=refresh, may_wait=not on_a_loop)
 
-        return blocking.run(make)
+        return _blocking().run(make)
 
     async def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         await self._keeper.invalidate(self.key(args, kwargs))
 
     def invalidate_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._warn_on_a_loop()
-        blocking.run(lambda here: self.invalidate(args, kwargs))
+        _blocking().run(lambda here: self.invalidate(args, kwargs))
 
     # --- what a caller sees -------------------------------------------------------------------------------------------
 
@@ -356,11 +356,17 @@ class _Calls:
         return self.function(*args[:at], context, *args[at:], **kwargs)
 
     def _warn_on_a_loop(self) -> bool:
-        on_a_loop = blocking.is_on_a_loop()
+        on_a_loop: bool = _blocking().is_on_a_loop()
         if on_a_loop and not self._has_warned:
             self._has_warned = True
             tell("cache.blocks_the_loop", {"function": self.function.__qualname__})
         return on_a_loop
+
+
+def _blocking() -> Any:
+    from serverless_session.caching import blocking  # for functions that are not async, and nobody else
+
+    return blocking
 
 
 def _watch() -> Watch:

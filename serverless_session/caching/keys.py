@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import decimal
 import enum
 import inspect
 import types
 import typing
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -50,6 +48,9 @@ def key_bytes(value: object) -> bytes:
     if (several := _SEVERAL.get(kind)) is not None:
         tag, parts = several
         return tag + length_prefixed(*parts(value))
+    if (named := _BY_NAME.get((kind.__module__, kind.__qualname__))) is not None:
+        tag, encode = named
+        return tag + encode(value)
     if kind is CallKey:
         encoded: bytes = value.encoded  # type: ignore[attr-defined]  # it begins with a length, and no other key does
         return encoded
@@ -95,14 +96,18 @@ _SIMPLE: Final[dict[type, tuple[bytes, Callable[[Any], bytes]]]] = {
     float: (b"f", lambda value: repr(value).encode()),
     str: (b"s", _text),
     bytes: (b"y", bytes),
-    decimal.Decimal: (b"D", _text),
-    uuid.UUID: (b"U", lambda value: value.bytes),
     datetime.datetime: (b"m", _moment),
     datetime.date: (b"d", lambda value: value.isoformat().encode()),
     datetime.time: (b"c", lambda value: _text((value, value.fold, value.tzinfo))),
     datetime.timedelta: (b"w", lambda value: _text((value.days, value.seconds, value.microseconds))),
 }
 """By the exact type: what derives from one may mean something else by being equal."""
+
+_BY_NAME: Final[dict[tuple[str, str], tuple[bytes, Callable[[Any], bytes]]]] = {
+    ("decimal", "Decimal"): (b"D", _text),
+    ("uuid", "UUID"): (b"U", lambda value: value.bytes),
+}
+"""Those whose modules need not be imported for it."""
 
 _SEVERAL: Final[dict[type, tuple[bytes, Callable[[Any], Iterable[bytes]]]]] = {
     tuple: (b"t", lambda value: map(key_bytes, value)),
@@ -133,7 +138,7 @@ def takes(annotation: Any) -> bool:
         return False
     if kind.__module__ == "collections.abc" and kind.__name__ in _VIRTUAL:
         return all(takes(argument) for argument in arguments)
-    if kind in _SIMPLE:
+    if kind in _SIMPLE or (kind.__module__, kind.__qualname__) in _BY_NAME:
         return True
     if kind in _SEVERAL:
         return all(takes(argument) for argument in arguments if argument is not ...)

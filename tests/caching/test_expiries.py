@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serverless_session import Cache, CachePolicy, SharedState
-from serverless_session.caching import lookup
+from serverless_session.caching import computation, lookup
 from serverless_session.stores import MemoryStore
 from serverless_session.testing import ManualClock
 from tests.caching.virtual import VirtualLoop, run
@@ -91,8 +91,9 @@ def naive(loop: VirtualLoop) -> list[Any]:
 @pytest.fixture(autouse=True)
 def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a computation costs is measured in virtual time, and dice have a seed."""
-    monkeypatch.setattr(lookup, "monotonic", lambda: asyncio.get_running_loop().time())
-    monkeypatch.setattr(lookup, "_random", random.Random(11).random)
+    monkeypatch.setattr(computation, "monotonic", lambda: asyncio.get_running_loop().time())
+    monkeypatch.setattr(computation, "draw", random.Random(11).random)
+    monkeypatch.setattr(lookup, "draw", random.Random(12).random)
 
 
 @pytest.mark.parametrize("cost", [0.01, 0.05, 0.2, 0.8])

@@ -16,8 +16,8 @@ import pydantic
 import pytest
 
 from serverless_session import Cache, CacheContext, CachePolicy, SharedState
+from serverless_session.caching import answers
 from serverless_session.caching import cache as cache_module
-from serverless_session.caching import lookup
 from serverless_session.caching.stats import Answer, watch
 from serverless_session.errors import ConfigurationError, StoreUnavailable
 from tests.caching.shops import a_cache, faults_of
@@ -194,7 +194,7 @@ async def test_what_a_computation_has_begun_uses_the_cache() -> None:
 
 
 async def test_two_functions_that_need_each_other_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "PATIENCE_WITH_OTHERS", 0.1)
+    monkeypatch.setattr(answers, "PATIENCE_WITH_OTHERS", 0.1)
     monkeypatch.setattr(cache_module, "PATIENCE_WITH_OTHERS", 0.1)
     cache = a_cache()
 

@@ -389,6 +389,23 @@ async def test_a_computation_gives_its_value_tags() -> None:
     assert await shop.there.get_or_compute("key", tagged) == "second"
 
 
+async def test_what_others_invalidate_meanwhile_keeps_a_value_with_late_tags_from_being_kept_once_at_most() -> None:
+    shop = Shop()
+
+    async def tagged(context: CacheContext) -> Any:
+        value = await shop.source()
+        await shop.there.invalidate_tags("of others")
+        context.tags.append("late")
+        return value
+
+    for asked in (1, 2, 2, 2):
+        assert await shop.here.get_or_compute("key", tagged) == "first"
+        assert shop.source.asked == asked
+    await shop.there.invalidate_tags("late")
+    await shop.here.get_or_compute("key", tagged)
+    assert shop.source.asked == 3
+
+
 async def test_a_late_tag_that_is_invalidated_during_the_computation_keeps_nothing() -> None:
     """THREATS 10."""
     shop = Shop()

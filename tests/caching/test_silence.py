@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serverless_session import Cache, CacheContext, CachePolicy, SharedState
-from serverless_session.caching.lookup import Answered, Loaded
+from serverless_session.caching.answers import Answered, Loaded
 from serverless_session.caching.stats import Answer
 from serverless_session.records.leases import Computed, Ends, Entry, Freshness, Lease
 from serverless_session.stores import MemoryStore, new_version

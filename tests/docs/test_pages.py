@@ -18,7 +18,7 @@ from serverless_session import (
     SessionMiddleware,
     errors,
 )
-from serverless_session.caching import breaker, guarded, lookup, signatures
+from serverless_session.caching import answers, breaker, guarded, lookup, signatures
 from serverless_session.events import _LOGGERS, EVENTS
 from serverless_session.records import leases, tags
 from tests.aws.events import HTTP
@@ -118,7 +118,7 @@ def test_the_times_of_a_cache_are_those_in_the_code() -> None:
     leased = [cells[1] for cells in rows(part(text, "Leases, and other times"))]
     spans = [
         lookup.LEASE_SECONDS,
-        lookup.PATIENCE_WITH_OTHERS,
+        answers.PATIENCE_WITH_OTHERS,
         leases.LONGEST_PAUSE,
         leases.TOMBSTONE_SECONDS,
         leases.PASSAGE_SECONDS,

@@ -320,7 +320,7 @@ async def test_what_a_silent_server_did_not_take_is_not_kept_open(way: Way) -> N
         store = way.store(port)
         large = 12 << 20 if way.name == "valkey" else store.limits.largest_value_bytes
         for _ in range(3):
-            with within(0.1):
+            with within(0.3):
                 operation = write(new_key(), bytes(large), expect=ANYTHING)
                 assert kinds(await store.perform(operation)) == [WriteUncertain]
         await asyncio.sleep(0.02)
