@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import pytest
-
 LOOPBACK = "127.0.0.1"
 START_DEADLINE = 10.0
 POLL_INTERVAL = 0.002
@@ -262,6 +260,8 @@ def _redis_62_binary() -> Path:
 
 
 def _missing(server: str, command: str) -> NoReturn:
+    import pytest  # here, so that programs other than tests may start servers, too
+
     line = f"{server} is missing here: '{command}' brings it"
     if os.environ.get("CI") == "true":
         pytest.fail(line, pytrace=False)
