@@ -90,8 +90,8 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         ),
         "cache.request_was_read": Event(
             logging.WARNING,
-            "{function} is cached, and has read of the request that it was given what its key does not hold ({read}), so"
-            " nothing was kept; take what counts as a parameter, or name it in key=",
+            "{function} is cached, and has read of the request that it was given what its key does not hold ({read}),"
+            " so nothing was kept; take what counts as a parameter, or name it in key=",
             ("function", "read"),
         ),
         "cache.blocks_the_loop": Event(

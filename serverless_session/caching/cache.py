@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Never, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from serverless_session.caching.answers import PATIENCE_WITH_OTHERS, Answered, Loaded, Wanted, answered
 from serverless_session.caching.computation import is_computing, loader
@@ -103,7 +103,7 @@ class Cache:
 
     def cached(
         self,
-        *bare: Never,
+        *,
         ttl: Duration | None = None,
         tags: Sequence[str] = (),
         key: KeyPaths | None = None,

@@ -1,7 +1,8 @@
 """Parts of a call, named in text: `"payment.id"` and `"product:{product_id}"`, resolved against a signature.
 
-A path begins with a parameter; each further name is an attribute, or the key of a mapping (`"request.headers.x-who"`). What names no parameter is
-an error where it is written. No function is called, and no format is given: a path says where something stands.
+A path begins with a parameter; each further name is an attribute, or the key of a mapping, as in
+`"request.headers.x-who"`. What names no parameter is an error where it is written. No function is called, and no format
+is given: a path says where something stands.
 """
 
 from __future__ import annotations

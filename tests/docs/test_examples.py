@@ -4,6 +4,7 @@ The examples of one document share their names, in the order of the text, and ru
 cannot run stands after `<!--- skip: next -->`.
 """
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,5 +28,6 @@ sybil = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
 def test_the_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = sybil.parse(path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHOP_SECRET_KEY", os.urandom(32).hex())
     for example in document:
         example.evaluate()
