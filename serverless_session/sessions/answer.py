@@ -286,7 +286,7 @@ class Answer:
     async def _save_in_front(self) -> CookieChange | None:
         """Save before anything has left. None: it could not be, and an error has left in place of the answer."""
         try:
-            change = await self._save(self._visit.save(now=self._shared.clock.time()))
+            change = await self._save_if_needed()
         except (StoreError, UnreadableValue, SessionConflict) as error:
             if not await self._answer_with(error):
                 raise
@@ -297,7 +297,18 @@ class Answer:
         # Where another request has ended the session since, that has told the browser what to do with its cookie.
         return CookieChange.KEEP if self._visit.over else self._owed
 
+    async def _save_if_needed(self) -> CookieChange:
+        if self._has_nothing_to_save():
+            return CookieChange.KEEP
+        return await self._save(self._visit.save(now=self._shared.clock.time()))
+
+    def _has_nothing_to_save(self) -> bool:
+        """Nobody is saving, and a save would find nothing to do. Without a failure: that may have to be raised."""
+        return not self._under_way and self._failure is None and self._visit.is_settled()
+
     async def _save_late(self) -> None:
+        if self._has_nothing_to_save():
+            return
         if self._visit.needs_cookie():
             raise too_late()
         await self._save(self._visit.save(now=self._shared.clock.time(), late=True))

@@ -66,6 +66,9 @@ LONGEST_REQUEST: Final = 60.0
 """Seconds that a stone, or a session emptied key by key, stays for the requests that are still running."""
 
 
+_NOTHING_ASKED: Final = Asked()
+
+
 class CookieChange(Enum):
     """What a save means for the browser's cookie."""
 
@@ -173,6 +176,15 @@ class Visit:
     def over(self) -> bool:
         """The session that was loaded is known to have ended, or to have another id now."""
         return self._lifetime.stores and self._state in (_State.MOVED, _State.GONE)
+
+    def is_settled(self) -> bool:
+        """Is it certain that a save now has nothing to do? Most requests only read, and look three times."""
+        session = self.session
+        if self._removed or session._asked != _NOTHING_ASKED or self._lifetime.renews_on_use:
+            return False
+        if self._state is _State.LIVE:
+            return self._mark is not None and mark_of(session) == self._mark
+        return self._state is _State.NOTHING and not session
 
     def needs_cookie(self) -> bool:
         """Would a save now have to hand the browser an id that it does not have?"""

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from serverless_session.deadline import within
-from serverless_session.errors import StoreTimeout, WriteUncertain
+from serverless_session.errors import StoreTimeout, StoreUnavailable, WriteUncertain
 from serverless_session.stores import (
     ABSENT,
     ANYTHING,
