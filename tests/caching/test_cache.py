@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from serverless_session import Cache, CachePolicy, SharedState
+from serverless_session.deadline import invocation_ends_in
 from serverless_session.errors import ConfigurationError, StoreUnavailable, ValueNotSerializable
 from serverless_session.stores import Read, Write
 from tests.caching.shops import Shop, Source
@@ -176,6 +177,14 @@ async def test_a_value_that_would_not_come_back_is_refused_and_holds_up_nobody()
         await shop.ask()
     shop.source.value = "first"
     assert await asyncio.wait_for(shop.ask(shop.there), 5.0) == "first"
+
+
+async def test_a_lease_does_not_outlive_the_invocation() -> None:
+    shop = Shop()
+    with invocation_ends_in(0.7):
+        await shop.ask()
+    leases = [operation.ttl for operation in shop.store.operations if isinstance(operation, Write)]
+    assert 0 < leases[0] <= 0.7
 
 
 # --- the store fails --------------------------------------------------------------------------------------------------
