@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -24,8 +25,9 @@ class Product(pydantic.BaseModel):
     price: Decimal = Decimal("9.90")
 
 
-def database() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:")
+def database() -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as connection:
+        yield connection
 
 
 def test_endpoints_and_dependencies_are_cached_by_what_they_are_given() -> None:
