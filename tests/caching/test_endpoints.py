@@ -174,6 +174,8 @@ ADA, EVE = (
         lambda request: request.state,
         lambda request: request.url.path,
         lambda request: request["path"],
+        lambda request: request.scope | {},
+        lambda request: {} | request.scope,
     ],
 )
 @pytest.mark.parametrize("how", ["async", "sync", "raises"])
@@ -199,6 +201,49 @@ async def test_what_is_read_of_a_request_is_one_visitors(read: Any, how: str, ca
             await (hello_sync.aio(request) if how == "sync" else hello(request))
     assert len(asked) == 3
     assert "cache.request_was_read" in caplog.text
+
+
+def test_what_is_read_of_a_body_is_one_visitors(caplog: pytest.LogCaptureFixture) -> None:
+    """Also of one that the framework has read before."""
+    cache = a_cache()
+    app = FastAPI()
+
+    @app.post("/raw")
+    @cache.cached()
+    async def raw(request: Request) -> str:
+        return (await request.body()).decode()
+
+    @app.post("/json")
+    @cache.cached()
+    async def as_json(request: Request) -> str:
+        return str((await request.json())["name"])
+
+    @app.post("/form")
+    @cache.cached()
+    async def as_form(request: Request) -> str:
+        return str((await request.form())["name"])
+
+    @app.post("/stream")
+    @cache.cached()
+    async def as_stream(request: Request) -> str:
+        return b"".join([chunk async for chunk in request.stream()]).decode()
+
+    @app.post("/again", dependencies=[Depends(read_before)])
+    @cache.cached()
+    async def again(request: Request) -> str:
+        return (await request.body()).decode()
+
+    with TestClient(app) as client:
+        for name in ("ada", "eve"):
+            for path in ("/raw", "/stream", "/again"):
+                assert client.post(path, content=name).json() == name
+            assert client.post("/json", json={"name": name}).json() == name
+            assert client.post("/form", data={"name": name}).json() == name
+    assert "(body)" in caplog.text
+
+
+async def read_before(request: Request) -> None:
+    await request.body()
 
 
 async def test_a_request_of_which_nothing_is_read_says_nothing() -> None:
