@@ -43,10 +43,11 @@ from serverless_session.stores.settling import Attempt, Call, LinkBroken
 from serverless_session.testing.operations import new_key, one, present, write
 from tests.servers import LOOPBACK, Server
 
-SPREAD = 0.4
-"""Seconds in which the calls of a test begin: all in one moment would keep a machine so busy that none is in time."""
+SPREADS = (0.4, 0.8, 1.6, 3.2)
+"""Seconds in which the calls of a round begin: all in one moment would keep a machine so busy that none is in time."""
 
 NETWORKED = ["valkey", "memcached", "memcached inline"]
+EVERYTHING = {Written, Deleted, Conflict, WriteUncertain, "a rival won"}
 Kind = type[RedisStore] | type[MemcachedStore]
 
 WRITES = re.compile(rb"EVAL|^(?:add|cas|set|delete) ")
@@ -152,7 +153,7 @@ def _meets(stands: Outcome | None, operation: Write) -> bool:
     return isinstance(stands, Found) and stands.version == operation.version
 
 
-async def cases(direct: Store, deadlines: Iterable[float], seed: int) -> list[Case]:
+async def cases(direct: Store, deadlines: Iterable[float], spread: float, seed: int) -> list[Case]:
     """Creations, writes over a version and deletes: right, refused, and with a rival."""
     dice = random.Random(seed)
     made = []
@@ -172,7 +173,7 @@ async def cases(direct: Store, deadlines: Iterable[float], seed: int) -> list[Ca
             (write(raced, expect=raced_version), write(raced, b"theirs", expect=raced_version)),
         ):
             case = Case(operation=operation, deadline=deadline, spans=spans, rival=rival)
-            case.starts_after = dice.random() * SPREAD
+            case.starts_after = dice.random() * spread
             case.rival_after = case.starts_after + dice.random() * deadline
             made.append(case)
     return made
@@ -233,6 +234,7 @@ async def run(
     networked: str,
     deadlines: Iterable[float],
     *,
+    spread: float = SPREADS[0],
     connections: int = 1000,
     held: float = 0,
 ) -> tuple[list[Case], list[str]]:
@@ -243,7 +245,7 @@ async def run(
     print("seed", seed)
     direct = kind(server.url)
     with LateWire(server) as wire:
-        made = await cases(direct, deadlines, seed)
+        made = await cases(direct, deadlines, spread, seed)
         for case in made[:connections] if held else ():
             case.starts_after, case.spans, case.deadline = 0.0, (held, 0.0), 4 * held
         store = kind(wire.url, max_connections=connections)
@@ -257,11 +259,16 @@ async def run(
 async def test_no_outcome_is_contradicted_by_what_stands_a_second_later(
     networked: str, request: pytest.FixtureRequest
 ) -> None:
-    made, found = await run(request, networked, (1.0, 0.4))
-    assert found == []
-    kinds = {type(case.outcome.error if isinstance(case.outcome, Failed) else case.outcome) for case in made}
-    assert {Written, Deleted, Conflict, WriteUncertain} <= kinds, "all of it was seen"
-    assert any(case.rival_won for case in made)
+    """On a busy machine a whole kind of outcome can miss its deadlines, so rounds are made until all have been seen."""
+    seen: set[object] = set()
+    for spread in SPREADS:
+        made, found = await run(request, networked, (1.0, 0.4), spread=spread)
+        assert found == []
+        seen |= {type(case.outcome.error if isinstance(case.outcome, Failed) else case.outcome) for case in made}
+        seen |= {"a rival won" for case in made if case.rival_won}
+        if seen >= EVERYTHING:
+            return
+    assert seen >= EVERYTHING, "all of it was seen"
 
 
 @pytest.mark.parametrize("networked", NETWORKED[:2])
@@ -308,8 +315,8 @@ def no_answer_is_not_done(self: Attempt) -> None:
 
 async def is_contradicted(request: pytest.FixtureRequest, networked: str) -> bool:
     """Does a broken store say "not done" of what stands? It takes a copy that lands in time, so rounds are made."""
-    for _ in range(4):
-        _, found = await run(request, networked, (0.4,))
+    for spread in SPREADS:
+        _, found = await run(request, networked, (0.4,), spread=spread)
         if any("not done" in line for line in found):
             return True
     return False
