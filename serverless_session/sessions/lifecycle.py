@@ -276,11 +276,15 @@ class Visit:
         old = self._standing if self._state in (_State.LIVE, _State.MOVED) else None
         if old is not None and not asked.ending:  # an earlier save may have met siblings
             facts = facts._replace(siblings=union(facts.siblings or (), siblings_of(old)))
-        new_id, data = self._new_id(), data_of(self._vault, mine)
-        if old is not None and old.facts is not None and not asked.ending:
-            # An earlier save may have merged in what the app has not seen.
-            data = self._with_what_stands(mine, old, asked)
-        packed = self._fitting(facts, data, old)
+        new_id, packed = self._new_id(), mine
+        if old is not None:
+            data = data_of(self._vault, mine)
+            if (
+                old.facts is not None and not asked.ending
+            ):  # an earlier save may have merged in what the app has not seen
+                data = self._with_what_stands(mine, old, asked)
+            packed = self._pack(facts, data)
+        self._refuse_too_large(packed, old)
         new = Record(self._vault.key(new_id.secret), new_version(), packed, ends_at, facts, holds=True)
         yield from self._put(new, ABSENT, now)
         if old is not None:
@@ -333,7 +337,8 @@ class Visit:
                     if carry and self._state is _State.LIVE and new.facts is not None:
                         siblings = union(siblings_of(new), siblings_of(old), old.successors)
                         new.facts = new.facts._replace(siblings=siblings)
-                        packed = self._fitting(new.facts, self._with_what_stands(mine, old, asked), old)
+                        packed = self._pack(new.facts, self._with_what_stands(mine, old, asked))
+                        self._refuse_too_large(packed, old)
                         yield from self._put_again(new, packed, now)
                 case _ if not carry or self._state is _State.MOVED:
                     return True  # there is nothing left that an ending of it would have to reach
@@ -379,18 +384,22 @@ class Visit:
     # --- a change -----------------------------------------------------------------------------------------------------
 
     def _write(self, mine: bytes, asked: Asked, now: float, *, late: bool) -> Steps[CookieChange]:
-        standing = self._standing
+        standing, mine_has_contents = self._standing, bool(self.session)
         assert standing is not None
         while True:
             assert standing.facts is not None
-            data = self._with_what_stands(mine, standing, asked)
-            facts, ends_at = self._prolonged(standing, data, now, late=late)
+            merged = None if standing.packed == self._seen else self._with_what_stands(mine, standing, asked)
+            has_contents = bool(merged) if merged is not None else mine_has_contents
+            facts, ends_at = self._prolonged(standing, now, has_contents=has_contents, late=late)
             if ends_at <= now:
                 return self._drop()  # its time was over before it could be saved
-            packed = self._fitting(facts, data, standing)
+            packed = mine
+            if merged is not None or facts != self._facts:
+                packed = self._pack(facts, data_of(self._vault, mine) if merged is None else merged)
             if packed == standing.packed:
                 return CookieChange.KEEP
-            new = Record(standing.key, new_version(), packed, ends_at, facts, holds=holds(data, facts))
+            self._refuse_too_large(packed, standing)
+            new = Record(standing.key, new_version(), packed, ends_at, facts, holds=holds(has_contents, facts))
             write = Write(new.key, packed, ttl=ends_at - now, version=new.version, expect=standing.version)
             answer = yield from ask(self._vault, write)
             match answer:
@@ -412,11 +421,11 @@ class Visit:
                 case _:
                     return self._drop()
 
-    def _prolonged(self, standing: Record, data: dict[str, Any], now: float, *, late: bool) -> tuple[Facts, float]:
+    def _prolonged(self, standing: Record, now: float, *, has_contents: bool, late: bool) -> tuple[Facts, float]:
         """The facts, and the end, of a session that is changed now. `late`: no cookie can follow any more."""
         facts = standing.facts
         assert facts is not None
-        if not holds(data, facts):
+        if not holds(has_contents, facts):
             return facts, min(self._lifetime.end(facts, now), now + LONGEST_REQUEST)
         if not late:
             lifetime = self._lifetime
@@ -521,13 +530,12 @@ class Visit:
         self.cookie_age = self._lifetime.cookie_age(facts, now)
         return CookieChange.SET
 
-    def _fitting(self, facts: Facts, data: dict[str, Any], standing: Record | None) -> bytes:
-        """Packed for a write. One that is too large may still become smaller."""
-        packed, largest = self._pack(facts, data), self._rules.largest_bytes
+    def _refuse_too_large(self, packed: bytes, standing: Record | None) -> None:
+        """Raise `SessionTooLarge`, unless it is less than what stands: it may become smaller still."""
+        largest = self._rules.largest_bytes
         if len(packed) > largest and (standing is None or len(packed) > len(standing.packed)):
             self.events.append(("session.too_large", {"size_bytes": len(packed), "limit_bytes": largest}))
             raise SessionTooLarge(len(packed), largest)
-        return packed
 
     def _pack(self, facts: Facts, data: dict[str, Any]) -> bytes:
         return pack_session(self._vault, facts, data)

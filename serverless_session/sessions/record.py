@@ -74,9 +74,9 @@ def pack_stone(vault: Vault, successors: Sequence[str], data: dict[str, Any], *,
     return vault.pack({"v": 1, "moved_to": list(successors), "ended": ended, "data": data})
 
 
-def holds(data: dict[str, Any], facts: Facts) -> bool:
+def holds(has_contents: bool, facts: Facts) -> bool:
     """A session without contents that nobody is logged in to holds nothing."""
-    return bool(data) or facts.user_id is not None
+    return has_contents or facts.user_id is not None
 
 
 def data_of(vault: Vault, packed: bytes) -> dict[str, Any]:
@@ -117,5 +117,5 @@ def _record(vault: Vault, key: str, kept: Kept) -> Record | Missing:
             )
         case {"v": 1, "created_at": _, "data": data}:
             facts = Facts(**{name: content[name] for name in _FACTS if name in content})
-            return Record(key, kept.version, kept.value, kept.ends_at, facts, data, holds=holds(data, facts))
+            return Record(key, kept.version, kept.value, kept.ends_at, facts, data, holds=holds(bool(data), facts))
     raise UnknownFormat("a session was written in a form that this release does not know")
