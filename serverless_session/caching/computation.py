@@ -44,7 +44,8 @@ computing: ContextVar[tuple[Computing, ...]] = ContextVar("serverless_session_co
 
 def is_computing(key: str) -> bool:
     """Does whoever asks for this compute it himself?"""
-    return any(one.key == key and not one.is_over for one in computing.get())
+    around = computing.get()
+    return bool(around) and any(one.key == key and not one.is_over for one in around)
 
 
 class Computation:

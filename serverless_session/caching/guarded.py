@@ -139,4 +139,7 @@ class GuardedStore:
 
 
 def _failed(outcomes: Sequence[Outcome]) -> Exception | None:
-    return next((outcome.error for outcome in outcomes if type(outcome) is Failed), None)
+    for outcome in outcomes:
+        if type(outcome) is Failed:
+            return outcome.error
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
@@ -27,6 +28,9 @@ LEAST_LEASE_SECONDS: Final = 0.1
 """However little time remains: a ttl is above 0."""
 
 _REMEMBERED: Final = 4096
+
+_read: Final = functools.lru_cache(_REMEMBERED)(Read)
+"""A read of a key that was read before need not be checked again."""
 
 
 class Lookup:
@@ -83,7 +87,7 @@ class Lookup:
     async def _look_again(self, wanted: Wanted) -> Answered | bool:
         """What was there when this process looked last, if it still is, and fresh. Else: is it time to refresh it?"""
         place, now = wanted.place, self._shared.clock.time()
-        outcomes = await self._store.ask([Read(place.key), *map(Read, place.all_tags)])
+        outcomes = await self._store.ask([_read(key) for key in (place.key, *place.all_tags)])
         fresh = leases.fresh(place, outcomes, now)
         if fresh is None:
             return False

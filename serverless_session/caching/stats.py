@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 
-class Answer(Enum):
+class Answer(StrEnum):  # an Enum's hash is a call in Python
     """Where a value came from."""
 
     HIT = "hit"

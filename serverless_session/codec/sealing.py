@@ -78,4 +78,4 @@ class Sealer:
 
 def length_prefixed(*parts: bytes) -> bytes:
     """Parts one after the other, each with its length in front: ("a", "bc") and ("ab", "c") differ."""
-    return b"".join(len(part).to_bytes(4) + part for part in parts)
+    return b"".join([len(part).to_bytes(4) + part for part in parts])

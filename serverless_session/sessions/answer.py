@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -92,6 +92,11 @@ class Answer:
     def foreign_cookie_came_in(self) -> None:
         self._foreign_came_in = True
 
+    async def load_first(self, session_id: SessionId | None) -> Session:
+        """Load the session before the app is called. Raises what the store raises."""
+        await self._load(session_id, self._ask)
+        return self._visit.session
+
     async def load(self, session_id: SessionId | None) -> Session:
         """Load the session, once for all who ask. Raises what the store raises; `answers` then tells what to do."""
         if self._loading is None:
@@ -106,13 +111,13 @@ class Answer:
                         "a session was to be loaded after the response had started: a shared cache may keep that page",
                         mend="await load_session(request) before the response starts",
                     )
-                await self._load(session_id)
+                await self._load(session_id, self._carry_out)
         return self._visit.session
 
-    async def _load(self, session_id: SessionId | None) -> None:
+    async def _load(self, session_id: SessionId | None, carry_out: Callable[[Steps[None]], Awaitable[None]]) -> None:
         visit, clock = self._visit, self._shared.clock
         try:
-            await self._carry_out(visit.load(session_id, now=clock.time()))
+            await carry_out(visit.load(session_id, now=clock.time()))
         except (StoreError, UnreadableValue) as error:
             self._failure = error
             if self._settings.on_store_failure != "anonymous" or isinstance(error, UnreadableValue):
@@ -337,10 +342,10 @@ class Answer:
     async def _carry_out_alone(self, steps: Steps[_T], *, as_saver: bool) -> _T:
         async with self._one_at_a_time:
             try:
-                operation = next(steps)
                 if as_saver:
+                    operation = next(steps)
                     return await _to_the_end(self._perform_in_turn(operation, steps))
-                return await self._perform(operation, steps)
+                return await self._ask(steps)
             except StopIteration as stop:  # there is nothing to do
                 result: _T = stop.value
                 return result
@@ -353,29 +358,38 @@ class Answer:
             tell(event, fields)
         self._visit.events.clear()
 
-    async def _perform_in_turn(self, operation: Operation, steps: Steps[_T]) -> _T:
-        key, shared = self._visit.standing_key, self._shared
-        if key is None:
-            return await self._perform(operation, steps)
-        turn = await self._queue.turn(key, shared.clock, patience=time_left(shared.timeout))
+    async def _ask(self, steps: Steps[_T]) -> _T:
+        """What the lifecycle asks for, if it does."""
         try:
-            return await self._perform(operation, steps, turn)
+            operation = next(steps)
+        except StopIteration as stop:
+            result: _T = stop.value
+            return result
+        return await self._perform(operation, steps)
+
+    async def _perform_in_turn(self, operation: Operation, steps: Steps[_T]) -> _T:
+        key, shared, turn = self._visit.standing_key, self._shared, None
+        if key is not None:
+            turn = await self._queue.turn(key, shared.clock, patience=time_left(shared.timeout))
+        try:
+            with within(CALLS_OF_A_SAVE * shared.timeout):
+                return await self._perform(operation, steps, turn)
         finally:
-            turn.leave()
+            if turn is not None:
+                turn.leave()
 
     async def _perform(self, operation: Operation, steps: Steps[_T], turn: Turn | None = None) -> _T:
-        with within(CALLS_OF_A_SAVE * self._shared.timeout):
-            try:
-                while True:
-                    outcome = turn.foresee(operation) if turn is not None else None
-                    if outcome is None:
-                        (outcome,) = await self._records.perform(operation)
-                        if turn is not None:
-                            turn.learn(operation, outcome)
-                    operation = steps.send(outcome)
-            except StopIteration as stop:
-                result: _T = stop.value
-                return result
+        try:
+            while True:
+                outcome = turn.foresee(operation) if turn is not None else None
+                if outcome is None:
+                    (outcome,) = await self._records.perform(operation)
+                    if turn is not None:
+                        turn.learn(operation, outcome)
+                operation = steps.send(outcome)
+        except StopIteration as stop:
+            result: _T = stop.value
+            return result
 
 
 async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:

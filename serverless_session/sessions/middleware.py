@@ -195,12 +195,11 @@ class SessionMiddleware:
             scope["session"] = Session()  # seen by nobody else
             scope["session"]._keeper = Nobody()
         else:
-            load = partial(answer.load, session_id)
             if settings.lazy:
-                scope["session"] = NotLoaded(load)
+                scope["session"] = NotLoaded(partial(answer.load, session_id))
             else:
                 try:
-                    scope["session"] = await load()
+                    scope["session"] = await answer.load_first(session_id)
                 except (StoreError, UnreadableValue) as error:
                     if settings.on_store_failure == "raise":
                         raise
