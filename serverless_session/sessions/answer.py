@@ -402,10 +402,10 @@ async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
     while not task.done():
         try:
             if cancelled is None:
-                await asyncio.wait([task])
+                await _end_of(task)
             else:
                 with anyio.CancelScope(shield=True):  # anyio cancels again at every turn of the loop
-                    await asyncio.wait([task])
+                    await _end_of(task)
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
@@ -413,3 +413,15 @@ async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
             tell("session.save_failed", {"error": getattr(failure, "code", type(failure).__name__)})
         raise cancelled
     return task.result()
+
+
+def _end_of(task: asyncio.Future[Any]) -> asyncio.Future[None]:
+    """Done when the task is; cancelling it leaves the task alone. `asyncio.wait` takes twice the time."""
+    over: asyncio.Future[None] = task.get_loop().create_future()
+
+    def end(_: object) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    task.add_done_callback(end)
+    return over

@@ -114,6 +114,7 @@ class Visit:
         self._facts = Facts(created_at=0.0)
         self._removed = False  # the browser was told to forget the id
         self._renewal_failed = False
+        self._has_saved = False  # or tried to
         self._has_merged = False  # what a save keeps is more than the app has made
         self._seen: bytes | None = None  # contents and `_facts` when the app's mapping was last in step with the store
         self._mark: bytes | None = None  # what tells that it still is, if it does; None: that must be looked up
@@ -182,6 +183,8 @@ class Visit:
         session = self.session
         if self._removed or session._asked != _NOTHING_ASKED or self._lifetime.renews_on_use:
             return False
+        if session.modified and not self._has_saved:  # most likely it was changed: the save looks, and once is enough
+            return False
         if self._state is _State.LIVE:
             return self._mark is not None and mark_of(session) == self._mark
         return self._state is _State.NOTHING and not session
@@ -202,7 +205,7 @@ class Visit:
         of an exception is asked for again by the next call, but for that function.
         """
         asked = self.session._take_asked()
-        self._has_merged = False
+        self._has_saved, self._has_merged = True, False
         try:
             change = yield from self._save(asked, now, late=late)
             if change is not CookieChange.KEEP and not late:
