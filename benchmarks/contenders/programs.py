@@ -15,9 +15,9 @@ from tests.aws.events import event_v2
 
 FLOOR: Final = "Starlette and Mangum"
 OURS_HANDLER: Final = "serverless-session, handler"
-OURS: Final = "serverless-session, handler and session"
-OURS_MSGPACK: Final = "serverless-session, handler and session, MessagePack"
-OURS_CACHE: Final = "serverless-session, handler and cache"
+OURS: Final = "serverless-session, sessions"
+OURS_MSGPACK: Final = "serverless-session, sessions, MessagePack"
+OURS_CACHE: Final = "serverless-session, cache"
 
 
 class Case(StrEnum):

@@ -8,6 +8,7 @@ is carried out surely: it always asks, has the whole time-out, and raises what t
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from serverless_session.deadline import time_left, within
 from serverless_session.errors import StoreError, StoreUnavailable, UnreadableValue, ValueTooLarge
 from serverless_session.events import tell
 from serverless_session.records.records import Records
-from serverless_session.records.steps import Ask, Steps, Told, surely
+from serverless_session.records.steps import Steps, carry_out, surely
 from serverless_session.shared import SharedState
 from serverless_session.snapshot import remember_to_forget
 from serverless_session.stores.contract import Failed, Operation, Outcome, Read, Store
@@ -51,24 +52,13 @@ class GuardedStore:
 
         `insist`: though the breaker is open. What ends a lease is tried in any case: others wait for it.
         """
-        try:
-            asked = next(steps)
-            while True:
-                if isinstance(asked, Ask):
-                    outcomes = await self.ask(asked.operations, insist=insist)
-                else:
-                    await asyncio.sleep(asked.seconds)
-                    outcomes = ()
-                asked = steps.send(Told(outcomes, self._shared.clock.time()))
-        except StopIteration as stop:
-            result: _T = stop.value
-            return result
+        return await carry_out(steps, functools.partial(self.ask, insist=insist), self._shared.clock)
 
     async def surely(self, make: Callable[[], Steps[_T]]) -> _T:
         """Do what rules ask for, whatever the breaker says. Raises `StoreError` if it was not done."""
         return await surely(make, self._records.perform, self._shared.clock)
 
-    async def ask(self, operations: Sequence[Operation], *, insist: bool = False) -> Sequence[Outcome]:
+    async def ask(self, *operations: Operation, insist: bool = False) -> Sequence[Outcome]:
         """One call of the store; where it fails or rests, each outcome says so."""
         store = self._shared.store
         breaker = self._breakers.get(store)

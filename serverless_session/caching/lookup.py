@@ -87,7 +87,7 @@ class Lookup:
     async def _look_again(self, wanted: Wanted) -> Answered | bool:
         """What was there when this process looked last, if it still is, and fresh. Else: is it time to refresh it?"""
         place, now = wanted.place, self._shared.clock.time()
-        outcomes = await self._store.ask([_read(key) for key in (place.key, *place.all_tags)])
+        outcomes = await self._store.ask(*[_read(key) for key in (place.key, *place.all_tags)])
         fresh = leases.fresh(place, outcomes, now)
         if fresh is None:
             return False

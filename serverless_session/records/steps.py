@@ -6,6 +6,7 @@ throw dice, so tests can run them in every order.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -49,22 +50,26 @@ def all_done(told: Told) -> Sequence[Outcome]:
 async def surely(
     make: Callable[[], Steps[_T]], perform: Callable[..., Awaitable[Sequence[Outcome]]], clock: Clock
 ) -> _T:
-    """Do what rules ask for, again from the start where nobody can tell whether it was done. For rules without pauses.
+    """Do what rules ask for, again from the start where nobody can tell whether it was done.
 
     Raises what they raise, and `WriteUncertain` if the second time does not settle it either.
     """
     try:
-        return await _carry_out(make(), perform, clock)
+        return await carry_out(make(), perform, clock)
     except WriteUncertain:
-        return await _carry_out(make(), perform, clock)
+        return await carry_out(make(), perform, clock)
 
 
-async def _carry_out(steps: Steps[_T], perform: Callable[..., Awaitable[Sequence[Outcome]]], clock: Clock) -> _T:
+async def carry_out(steps: Steps[_T], perform: Callable[..., Awaitable[Sequence[Outcome]]], clock: Clock) -> _T:
+    """Do what rules ask for, once. Raises what they raise."""
     try:
         asked = next(steps)
         while True:
-            assert isinstance(asked, Ask)
-            outcomes = await perform(*asked.operations) if asked.operations else ()
+            outcomes: Sequence[Outcome] = ()
+            if isinstance(asked, Pause):
+                await asyncio.sleep(asked.seconds)
+            elif asked.operations:
+                outcomes = await perform(*asked.operations)
             asked = steps.send(Told(outcomes, clock.time()))
     except StopIteration as stop:
         result: _T = stop.value

@@ -138,7 +138,7 @@ def test_cold_starts_run_in_environments_with_nothing_else_in_them(
     monkeypatch.setattr(cold_start, "QUICK_ROUNDS", 1)
     cold_start.QUESTION.ask(bench)
     empty, base = (found(bench, "an app alone", name) for name in ("an empty program", "Starlette and Mangum"))
-    ours = found(bench, "an app with sessions, a new one", "serverless-session, handler and session")
+    ours = found(bench, "an app with sessions, a new one", "serverless-session, sessions")
     assert 0 < float(empty.counted["modules"]) < 100 < float(base.counted["modules"]) < float(ours.counted["modules"])
     assert ours.counted["trips"] == 1
     python = environments.python_with("starlette")
@@ -205,7 +205,7 @@ def test_a_program_that_fails_while_it_is_timed_is_left_out(bench: Bench, monkey
     cold_start.QUESTION.ask(bench)
     assert "Starlette and Mangum" in {row.contender for row in bench.rows}
     failed = {entry.contender for entry in bench.left_out if "while it was timed" in entry.reason}
-    assert "serverless-session, handler and session" in failed
+    assert "serverless-session, sessions" in failed
 
 
 def test_a_cache_that_computes_each_time_is_no_cache(bench: Bench) -> None:

@@ -1,9 +1,11 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from benchmarks import pages, plots, report
 from benchmarks.aims import AIMS, standings, verdicts
-from benchmarks.contenders import caches, sessions
+from benchmarks.contenders import caches, programs, sessions
 from benchmarks.measuring import Spread
 from benchmarks.questions.all import QUESTIONS
 from benchmarks.results import LeftOut, Role
@@ -100,3 +102,8 @@ def test_a_bar_that_lasts_no_time_is_drawn_nevertheless() -> None:
     run = results(row("redis-py", Role.FLOOR), row("serverless-session", Role.OURS, ratio=0.0))
     assert run.rows[1].measured["ratio"] == nothing
     assert plots.as_svg(plots.PLOTS[0], run) is not None
+
+
+@pytest.mark.parametrize("name", [program.name for program in programs.ALL])
+def test_a_program_is_called_by_what_fits_beside_its_bar(name: str) -> None:
+    assert len(name) * 7.3 <= plots.LABELS, "bold, at the most; what is longer is cut off"
