@@ -39,6 +39,7 @@ from serverless_session.errors import SessionConflict, SessionTooLarge, StoreErr
 from serverless_session.sessions.cookie import SessionId
 from serverless_session.sessions.family import delete_in, delete_in_all, end_all, end_record, join, siblings_of, union
 from serverless_session.sessions.lifetime import Facts, Lifetime
+from serverless_session.sessions.mark import Mark, plain
 from serverless_session.sessions.merge import (
     NO_RULES,
     FunctionRaised,
@@ -47,7 +48,7 @@ from serverless_session.sessions.merge import (
     merge,
     without,
 )
-from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, mark_of, pack_session, pack_stone
+from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, pack_session, pack_stone
 from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
     ABSENT,
@@ -117,7 +118,8 @@ class Visit:
         self._has_saved = False  # or tried to
         self._has_merged = False  # what a save keeps is more than the app has made
         self._seen: bytes | None = None  # contents and `_facts` when the app's mapping was last in step with the store
-        self._mark: bytes | None = None  # what tells that it still is, if it does; None: that must be looked up
+        self._mark: Mark | None = None  # what tells that it still is, if it does; None: that must be looked up
+        self._next_mark: Mark | None = None  # of what is being saved
 
     # --- load ---------------------------------------------------------------------------------------------------------
 
@@ -131,8 +133,9 @@ class Visit:
             if found.facts is not None:
                 self.id, self._state = session_id, _State.LIVE
                 self._facts, self._seen = found.facts, found.packed
-                self._mark = mark_of(found.data)
+                self._mark = Mark(found.data, is_lent=False)
                 self.session = Session(found.data, found.facts, ends=found.ends_at, is_new=False)
+                self.session._before_lending = self._before_lending
                 return
             self._state = _State.MOVED
         self._facts = Facts(created_at=now)
@@ -186,7 +189,7 @@ class Visit:
         if session.modified and not self._has_saved:  # most likely it was changed: the save looks, and once is enough
             return False
         if self._state is _State.LIVE:
-            return self._mark is not None and mark_of(session) == self._mark
+            return self._mark is not None and self._mark.is_still(session)
         return self._state is _State.NOTHING and not session
 
     def needs_cookie(self) -> bool:
@@ -236,10 +239,9 @@ class Visit:
             return CookieChange.KEEP
         if asked.ending or asked.new_id or self._state is _State.NOTHING:
             return (yield from self._move(asked, now))
-        mark = mark_of(session)
-        if mark is not None and mark == self._mark:
+        if self._mark is not None and self._mark.is_still(session):
             return (yield from self._renew(now, late=late))
-        mine = self._pack(self._facts, session)
+        mine, mark = self._pack(self._facts, session), self._mark_of_now()
         if mine == self._seen:
             self._mark = mark
             return (yield from self._renew(now, late=late))
@@ -269,7 +271,7 @@ class Visit:
 
     def _move(self, asked: Asked, now: float) -> Steps[CookieChange]:
         """Begin a record under a new id, and make a stone of the old one. What was ended is not carried along."""
-        facts, mark = self._facts_after(asked, now), mark_of(self.session)
+        facts, mark = self._facts_after(asked, now), self._mark_of_now()
         mine = self._pack(facts, self.session)
         if not self._lifetime.stores:
             return self._only_a_cookie(facts, now)
@@ -515,14 +517,25 @@ class Visit:
             self.events.append(("session.conflict_overridden", {"places": merged.conflicts}))
         return merged.data
 
-    def _catch_up(self, mine: bytes, mark: bytes | None) -> None:
+    def _catch_up(self, mine: bytes, mark: Mark) -> None:
         """Bring what was merged into the app's mapping, which may have gone on changing while we waited."""
         self._seen, self._mark = mine, mark
         if self._has_merged and self._state is _State.LIVE and self._standing is not None:
             stands = data_of(self._vault, self._standing.packed)
-            self.session._replace(merge(data_of(self._vault, mine), dict(self.session), stands).data)
+            self.session._replace(merge(data_of(self._vault, mine), plain(self.session), stands).data)
             assert self._standing.facts is not None
             self._facts, self._seen, self._mark = self._standing.facts, self._standing.packed, None
+
+    def _mark_of_now(self) -> Mark:
+        known = self._mark
+        self._next_mark = mark = Mark(self.session, is_lent=known is None or not known.covers(self.session))
+        return mark
+
+    def _before_lending(self) -> None:
+        """The app is about to get something of its session that it could change, for the first time."""
+        for mark in (self._mark, self._next_mark):
+            if mark is not None:
+                mark.before_lending()
 
     def _drop(self, state: _State = _State.GONE) -> CookieChange:
         self._state = state

@@ -1,15 +1,16 @@
 """The mapping that an app sees as `request.session`.
 
 A real `dict` with JSON-like values, so everything that takes a dict takes it; as Starlette's, it notes that it was
-accessed or modified. Nested changes need no note: the lifecycle compares contents. Our own facts about the session are
-attributes in slots, never keys, and a mistyped attribute is an error instead of lost data.
+accessed or modified. Nested changes need no note: from the moment on that the app gets a mapping or a list of it, the
+lifecycle compares contents (`mark`). Our own facts about the session are attributes in slots, never keys, and a
+mistyped attribute is an error instead of lost data.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from serverless_session.deadline import Duration, seconds
 from serverless_session.errors import SessionError, StoreError
 from serverless_session.sessions.lifetime import LONGEST, Facts
+from serverless_session.sessions.mark import FLAT, is_flat
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -88,7 +90,18 @@ class Session(dict[str, Any]):
     `accessed`, `modified` and `mark_accessed()` are as Starlette's.
     """
 
-    __slots__ = ("_asked", "_ends", "_facts", "_is_new", "_keeper", "_time", "_unavailable", "accessed", "modified")
+    __slots__ = (
+        "_asked",
+        "_before_lending",
+        "_ends",
+        "_facts",
+        "_is_new",
+        "_keeper",
+        "_time",
+        "_unavailable",
+        "accessed",
+        "modified",
+    )
 
     accessed: bool
     modified: bool
@@ -112,6 +125,7 @@ class Session(dict[str, Any]):
         self._time: Callable[[], float] = time.time
         self._keeper: Keeper | None = None
         self._unavailable: StoreError | None = None  # the store that holds it failed: it is empty, and raises this
+        self._before_lending: Callable[[], None] | None = None  # called once, before the app gets what it could change
 
     @property
     def is_new(self) -> bool:
@@ -262,9 +276,11 @@ class Session(dict[str, Any]):
     def pop(self, key: str, *default: Any) -> Any:
         if key in self:
             self.mark_modified()
+            self._lend(super().get(key))
         return super().pop(key, *default)
 
     def popitem(self) -> tuple[str, Any]:
+        self._lend_all()
         item = super().popitem()
         self.mark_modified()
         return item
@@ -272,7 +288,7 @@ class Session(dict[str, Any]):
     def setdefault(self, key: str, default: Any = None) -> Any:
         if key not in self:
             self.mark_modified()
-        return super().setdefault(key, default)
+        return self._lend(super().setdefault(key, default))
 
     def update(self, *others: Any, **items: Any) -> None:
         self.mark_modified()
@@ -285,6 +301,36 @@ class Session(dict[str, Any]):
 
     def __reduce__(self) -> tuple[object, ...]:
         return dict, (dict(self),)  # a copy is one of the contents: nobody would save it
+
+    # What is read. Whoever gets a mapping or a list may change what is in it. As `__iter__` is not dict's own, whoever
+    # copies us (`dict(session)`, `session.copy()`, `session | other`, `f(**session)`) asks `__getitem__` for each key.
+
+    def __getitem__(self, key: str) -> Any:
+        return self._lend(super().__getitem__(key))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._lend(super().get(key, default))
+
+    def values(self) -> Any:
+        self._lend_all()
+        return super().values()
+
+    def items(self) -> Any:
+        self._lend_all()
+        return super().items()
+
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()
+
+    def _lend(self, value: Any) -> Any:
+        if type(value) not in FLAT and self._before_lending is not None:
+            before, self._before_lending = self._before_lending, None
+            before()
+        return value
+
+    def _lend_all(self) -> None:
+        if not is_flat(self):
+            self._lend(self)
 
     # --- for the lifecycle --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,254 @@
+"""A change inside a mapping or a list of a session is noticed, however the app came by it; and nobody pays who asks for
+none."""
+
+import collections
+import copy
+import marshal
+import operator
+import types
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import jinja2
+import pytest
+
+from serverless_session.sessions import mark
+from serverless_session.sessions.lifecycle import Visit
+from serverless_session.sessions.mark import Mark
+from serverless_session.sessions.session import Session
+from tests.sessions.interleaving import World
+
+Way = Callable[[Session], Any]
+
+WHEN = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
+
+
+def fill(session: Session) -> None:
+    session.update(user="ann", visits=1, ratio=0.5, cart=["mug"])
+
+
+def by_match(session: Session) -> Any:
+    match session:
+        case {"cart": cart}:
+            return cart
+
+
+def by_popping(session: Session) -> Any:
+    session["cart"] = cart = session.pop("cart")
+    return cart
+
+
+def by_popping_an_item(session: Session) -> Any:
+    key, cart = session.popitem()
+    session[key] = cart
+    return cart
+
+
+def by_template(session: Session) -> Any:
+    taken: list[Any] = []
+    jinja2.Environment().from_string("{{ take(session.cart) }}").render(session=session, take=taken.append)
+    return taken[0]
+
+
+def by_updating(session: Session) -> Any:
+    other: dict[str, Any] = {}
+    other.update(session)
+    return other["cart"]
+
+
+def by_updating_in_place(session: Session) -> Any:
+    other: dict[str, Any] = {}
+    other |= session
+    return other["cart"]
+
+
+def keywords(**given: Any) -> dict[str, Any]:
+    return given
+
+
+WAYS: dict[str, Way] = {
+    "session[key]": lambda session: session["cart"],
+    "get": lambda session: session.get("cart"),
+    "setdefault": lambda session: session.setdefault("cart", []),
+    "pop, and put back": by_popping,
+    "popitem, and put back": by_popping_an_item,
+    "values": lambda session: list(session.values())[-1],
+    "items": lambda session: list(session.items())[-1][1],
+    "dict": lambda session: dict(session)["cart"],
+    "{**}": lambda session: {**session}["cart"],
+    "f(**)": lambda session: keywords(**session)["cart"],
+    "copy()": lambda session: session.copy()["cart"],
+    "copy.copy": lambda session: copy.copy(session)["cart"],
+    "session | other": lambda session: (session | {"other": 1})["cart"],
+    "other | session": lambda session: ({"other": 1} | session)["cart"],
+    "update": by_updating,
+    "|=": by_updating_in_place,
+    "match": by_match,
+    "a template": by_template,
+    "itemgetter": operator.itemgetter("cart"),
+    "ChainMap": lambda session: collections.ChainMap(session)["cart"],
+    "a proxy": lambda session: types.MappingProxyType(session)["cart"],
+    "OrderedDict": lambda session: collections.OrderedDict(session)["cart"],
+    "defaultdict": lambda session: collections.defaultdict(list, session)["cart"],
+    "UserDict": lambda session: collections.UserDict(session)["cart"],
+    "a namespace": lambda session: types.SimpleNamespace(**session).cart,
+    "map": lambda session: dict(zip(session, map(session.get, session), strict=True))["cart"],
+}
+
+
+def filled() -> World:
+    world = World()
+    world.alone(fill)
+    return world
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_change_inside_is_saved_however_the_app_came_by_it(way: Way) -> None:
+    world = filled()
+    world.alone(lambda session: way(session).append("cap"))
+    assert world.content(world.jar)["cart"] == ["mug", "cap"]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_and_after_a_save_of_the_same_request(way: Way) -> None:
+    world = filled()
+    visit = Visit(world.records, world.ids.new, world.rules)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit.session["visits"] = 2
+    world.run(visit.save(now=world.clock.time()))
+    assert visit.is_settled()
+    way(visit.session).append("cap")
+    assert not visit.is_settled()
+    world.run(visit.save(now=world.clock.time()))
+    assert visit.is_settled()
+    assert world.content(world.jar) == {"user": "ann", "visits": 2, "ratio": 0.5, "cart": ["mug", "cap"]}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_and_while_a_save_is_under_way(way: Way) -> None:
+    world = filled()
+    visit = Visit(world.records, world.ids.new, world.rules)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit.session["visits"] = 2
+    steps = visit.save(now=world.clock.time())
+    operation = next(steps)
+    way(visit.session).append("cap")
+    with pytest.raises(StopIteration):
+        steps.send(world.perform(operation))
+    assert not visit.is_settled()
+    world.run(visit.save(now=world.clock.time()))
+    assert world.content(world.jar)["cart"] == ["mug", "cap"]
+
+
+def test_and_after_a_save_that_failed() -> None:
+    world = filled()
+    visit = Visit(world.records, world.ids.new, world.rules)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit.session["visits"] = 2
+    steps = visit.save(now=world.clock.time())
+    next(steps)
+    visit.session["cart"].append("cap")
+    steps.close()
+    visit.session["visits"] = 1
+    assert not visit.is_settled()
+    world.run(visit.save(now=world.clock.time()))
+    assert world.content(world.jar)["cart"] == ["mug", "cap"]
+
+
+def test_what_the_app_has_put_in_itself_is_looked_into() -> None:
+    world, own = filled(), ["of the app"]
+    visit = Visit(world.records, world.ids.new, world.rules)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    visit.session["own"] = own
+    world.run(visit.save(now=world.clock.time()))
+    own.append("more")
+    world.run(visit.save(now=world.clock.time()))
+    assert world.content(world.jar)["own"] == ["of the app", "more"]
+
+
+def test_what_is_written_past_the_sessions_methods_is_noticed() -> None:
+    world = filled()
+    world.alone(lambda session: dict.__setitem__(session, "visits", 2))
+    assert world.content(world.jar)["visits"] == 2
+
+
+# --- who asks for nothing that could change, pays for no look into it -------------------------------------------------
+
+FLAT_WAYS: dict[str, Callable[[Session], object]] = {
+    "nothing": lambda session: None,
+    "a text": lambda session: session["user"],
+    "get": lambda session: session.get("nothing"),
+    "a date": lambda session: session["at"],
+    "keys": lambda session: [*session, *session.keys(), "cart" in session, len(session)],
+    "a change": lambda session: session.update(visits=2),
+    "a key less": lambda session: session.pop("visits"),
+}
+
+
+@pytest.mark.parametrize("way", FLAT_WAYS.values(), ids=FLAT_WAYS)
+def test_nothing_is_looked_into_that_the_app_has_not_had(
+    way: Callable[[Session], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, looks = filled(), 0
+    world.alone(lambda session: session.update(at=WHEN))
+
+    def dumps(*given: Any) -> bytes:
+        nonlocal looks
+        looks += 1
+        return marshal.dumps(*given)
+
+    monkeypatch.setattr(mark, "marshal", types.SimpleNamespace(dumps=dumps))
+    visit = Visit(world.records, world.ids.new, world.rules)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    way(visit.session)
+    world.run(visit.save(now=world.clock.time()))
+    assert visit.is_settled()
+    assert visit.is_settled()
+    assert looks == 0
+
+
+# --- the mark alone ---------------------------------------------------------------------------------------------------
+
+NO_NUMBER = float("nan")
+
+SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"a": "x" * 1000}, {"a": "x" * 999 + "x"}),
+    ({"a": 10**20, "b": b"y" * 500}, {"a": 10**20, "b": b"y" * 500}),
+    ({"a": NO_NUMBER}, {"a": NO_NUMBER}),
+    ({"a": WHEN}, {"a": WHEN}),
+]
+OTHERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"a": None}),
+    ({"a": 1}, {"a": True}),
+    ({"a": 1}, {"a": 1.0}),
+    ({"a": 0.0}, {"a": -0.0}),
+    ({"a": None}, {"b": None}),
+    ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    ({"a": "1"}, {"a": b"1"}),
+    ({"a": 1}, {}),
+]
+
+
+@pytest.mark.parametrize("is_lent", [True, False])
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_the_same_is_still_the_same(one: dict[str, Any], other: dict[str, Any], is_lent: bool) -> None:
+    assert Mark(one, is_lent=is_lent).is_still(other)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("is_lent", [True, False])
+@pytest.mark.parametrize(("one", "other"), OTHERS)
+def test_what_differs_in_anything_is_not(
+    one: dict[str, Any], other: dict[str, Any], is_lent: bool, nested: bool
+) -> None:
+    if nested:
+        one, other = {"in": [one]}, {"in": [other]}
+    assert not Mark(one, is_lent=is_lent).is_still(other)
+
+
+def test_what_marshal_does_not_know_cannot_be_told_once_it_is_lent() -> None:
+    data = {"visits": [WHEN]}
+    assert Mark(data, is_lent=False).is_still(data)
+    assert not Mark(data).is_still(data)
