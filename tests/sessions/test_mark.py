@@ -2,6 +2,7 @@
 none."""
 
 import collections
+import contextlib
 import copy
 import marshal
 import operator
@@ -12,6 +13,8 @@ from typing import Any
 
 import jinja2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serverless_session.sessions import mark
 from serverless_session.sessions.lifecycle import Visit
@@ -171,6 +174,76 @@ def test_what_is_written_past_the_sessions_methods_is_noticed() -> None:
     world = filled()
     world.alone(lambda session: dict.__setitem__(session, "visits", 2))
     assert world.content(world.jar)["visits"] == 2
+
+
+NESTED = st.recursive(st.integers(0, 2) | st.booleans() | st.sampled_from([0.0, "", "a"]), st.lists, max_leaves=3)
+LISTS = st.lists(NESTED, min_size=1, max_size=2)
+TAKE = st.tuples(st.just("take"), st.sampled_from("abc"), st.sampled_from(["get", "getitem", "items", "pop", "dict"]))
+APPEND = st.tuples(st.just("append"), st.integers(-3, -1), NESTED)
+SET = st.tuples(st.just("set"), st.sampled_from("abc"), NESTED | LISTS)
+SAVE = st.tuples(st.just("save"), st.booleans(), st.none())
+STEPS = st.lists(st.one_of(TAKE, APPEND, TAKE, APPEND, SAVE, SAVE, SET), min_size=2, max_size=12)
+"""Mostly what is easily overlooked: something inside is changed, and nothing else since the last save."""
+
+
+def take(session: Session, key: str, way: str) -> Any:
+    match way:
+        case "get":
+            return session.get(key)
+        case "getitem":
+            with contextlib.suppress(KeyError):
+                return session[key]
+            return None
+        case "items":
+            return next((value for its, value in session.items() if its == key), None)
+        case "dict":
+            return dict(session).get(key)
+        case _:
+            if key not in session:
+                return None
+            session[key] = taken = session.pop(key)
+            return taken
+
+
+@settings(max_examples=400)
+@given(began=st.dictionaries(st.sampled_from("abc"), LISTS, min_size=2), steps=STEPS)
+def test_whatever_an_app_does_in_whatever_order_is_saved(began: dict[str, Any], steps: list[Any]) -> None:
+    world = World()
+    world.alone(lambda session: session.update(began))
+    visit = Visit(world.records, world.ids.new, world.rules)
+    world.run(visit.load(world.jar, now=world.clock.time()))
+    session, lists = visit.session, list[list[Any]]()
+
+    def do(kind: str, where: Any, what: Any) -> None:
+        match kind:
+            case "set":
+                session[where] = what
+            case "take":
+                taken = take(session, where, what)
+                while isinstance(taken, list):
+                    lists.append(taken)
+                    taken = taken[0] if taken else None
+            case "append" if -where <= len(lists):
+                lists[where].append(copy.deepcopy(what))
+
+    waiting: Any = None
+    for kind, where, what in [*steps, ("save", False, None)]:
+        if kind != "save":
+            do(kind, where, what)
+            continue
+        if waiting is not None:  # what was sent is answered only now, and the app has gone on meanwhile
+            saving, operation = waiting
+            with pytest.raises(StopIteration):
+                saving.send(world.perform(operation))
+            waiting = None
+        saving = visit.save(now=world.clock.time())
+        if where:
+            with contextlib.suppress(StopIteration):
+                waiting = saving, next(saving)
+            continue
+        if not visit.is_settled():
+            world.run(saving)
+    assert repr(world.content(world.jar)) == repr(dict(session))
 
 
 # --- who asks for nothing that could change, pays for no look into it -------------------------------------------------
