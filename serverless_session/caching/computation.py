@@ -44,7 +44,7 @@ computing: ContextVar[tuple[Computing, ...]] = ContextVar("serverless_session_co
 
 def is_computing(key: str) -> bool:
     """Does whoever asks for this compute it himself?"""
-    around = computing.get()
+    around = computing.get()  # mostly nothing, and a generator over nothing takes 0.3 us
     return bool(around) and any(one.key == key and not one.is_over for one in around)
 
 

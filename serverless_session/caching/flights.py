@@ -94,7 +94,7 @@ class Flights(Generic[_T]):
         self, flying: dict[Hashable, _Flight[_T]], key: Hashable, look: Callable[[], Awaitable[_T | Rest[_T]]]
     ) -> _T:
         self._asked = began = self._asked + 1
-        flight: _Flight[_T] = _Flight(began)  # `_Flight[_T](began)` takes ten times as long
+        flight: _Flight[_T] = _Flight(began)  # `_Flight[_T](began)` takes 1.3 us in place of 0.1
         flying[key] = flight
         try:
             found = await look()

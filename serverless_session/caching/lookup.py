@@ -30,7 +30,7 @@ LEAST_LEASE_SECONDS: Final = 0.1
 _REMEMBERED: Final = 4096
 
 _read: Final = functools.lru_cache(_REMEMBERED)(Read)
-"""A read of a key that was read before need not be checked again."""
+"""Of the last keys: what is asked for again need not be made and checked again (0.7 us, of 0.1)."""
 
 
 class Lookup:

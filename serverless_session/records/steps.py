@@ -1,4 +1,4 @@
-"""What rules without I/O say to whoever carries them out.
+"""What rules without I/O say to whoever carries them out, and who does: `carry_out` once, `surely` until it is known.
 
 Rules are generators: they yield what is to be done, and are sent what came of it. They never wait, look at a clock or
 throw dice, so tests can run them in every order.
@@ -61,7 +61,7 @@ async def surely(
 
 
 async def carry_out(steps: Steps[_T], perform: Callable[..., Awaitable[Sequence[Outcome]]], clock: Clock) -> _T:
-    """Do what rules ask for, once. Raises what they raise."""
+    """Do what rules ask for, once: operations by `perform`, pauses on the running loop. Raises what they raise."""
     try:
         asked = next(steps)
         while True:

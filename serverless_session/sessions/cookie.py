@@ -16,7 +16,7 @@ import hmac
 import os
 import string
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from serverless_session.codec.keys import KEY_ID_BYTES, KeyRing
@@ -107,11 +107,8 @@ class CookieSettings:
     https_only: bool | None
     domain: str | None
     partitioned: bool
-    slot: tuple[str, str] = field(init=False)
-    """What tells our cookies apart in a browser."""
 
     def __post_init__(self) -> None:
-        self.slot = self.name, self.path
         if not self.name or not _TOKEN.issuperset(self.name):
             raise _bad_cookie("the cookie's name is no HTTP token", "session_cookie=", 'session_cookie="session"')
         if self.same_site not in ("lax", "strict", "none"):
@@ -130,6 +127,11 @@ class CookieSettings:
             raise _bad_cookie(what, "same_site=, partitioned=, https_only=", "https_only=None, its default, or True")
         if self.same_site == "none" or self.partitioned or self._prefix is not None:
             self.https_only = True  # whatever a proxy has made of the scheme
+
+    @property
+    def slot(self) -> tuple[str, str]:
+        """What tells our cookies apart in a browser."""
+        return self.name, self.path
 
     @property
     def _prefix(self) -> str | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from serverless_session.errors import DamagedValue, UnknownFormat, ValueNotSerializable
 from serverless_session.records.records import Kept
 from serverless_session.sessions.lifetime import Facts
-from serverless_session.sessions.mark import plain
+from serverless_session.sessions.mark import contents_of
 from serverless_session.stores.contract import Conflict, Deleted, Failed, Missing, Operation, Outcome, Version, Written
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def pack_session(vault: Vault, facts: Facts, data: dict[str, Any]) -> bytes:
     """Raises `ValueNotSerializable` with the path to what cannot be kept, as seen from the app."""
     known = {name: fact for name in _FACTS if (fact := getattr(facts, name)) is not None}
     try:
-        return vault.pack({"v": 1, **known, "data": plain(data)})
+        return vault.pack({"v": 1, **known, "data": contents_of(data)})
     except ValueNotSerializable as error:
         raise error.below(1, "request.session") from None
 

@@ -1,9 +1,9 @@
 """The mapping that an app sees as `request.session`.
 
 A real `dict` with JSON-like values, so everything that takes a dict takes it; as Starlette's, it notes that it was
-accessed or modified. Nested changes need no note: from the moment on that the app gets a mapping or a list of it, the
-lifecycle compares contents (`mark`). Our own facts about the session are attributes in slots, never keys, and a
-mistyped attribute is an error instead of lost data.
+accessed or modified. Nested changes need no note: once the app was given a mapping or a list of it, the lifecycle
+compares contents (`mark`). Our own facts about the session are attributes in slots, never keys, and a mistyped
+attribute is an error instead of lost data.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from serverless_session.deadline import Duration, seconds
 from serverless_session.errors import SessionError, StoreError
 from serverless_session.sessions.lifetime import LONGEST, Facts
-from serverless_session.sessions.mark import FLAT, is_flat
+from serverless_session.sessions.mark import is_flat, is_unchangeable
 
 if TYPE_CHECKING:
+    from _collections_abc import dict_items, dict_values
     from typing import Protocol
 
     class Keeper(Protocol):
@@ -302,8 +303,7 @@ class Session(dict[str, Any]):
     def __reduce__(self) -> tuple[object, ...]:
         return dict, (dict(self),)  # a copy is one of the contents: nobody would save it
 
-    # What is read. Whoever gets a mapping or a list may change what is in it. As `__iter__` is not dict's own, whoever
-    # copies us (`dict(session)`, `session.copy()`, `session | other`, `f(**session)`) asks `__getitem__` for each key.
+    # What is read: whoever gets a mapping or a list may change what is in it.
 
     def __getitem__(self, key: str) -> Any:
         return self._lend(super().__getitem__(key))
@@ -311,25 +311,27 @@ class Session(dict[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         return self._lend(super().get(key, default))
 
-    def values(self) -> Any:
+    def values(self) -> dict_values[str, Any]:
         self._lend_all()
         return super().values()
 
-    def items(self) -> Any:
+    def items(self) -> dict_items[str, Any]:
         self._lend_all()
         return super().items()
 
     def __iter__(self) -> Iterator[str]:
+        # With dict's own, `dict(session)`, `session.copy()`, `session | other` and `f(**session)` would be copied past
+        # `__getitem__`.
         return super().__iter__()
 
     def _lend(self, value: Any) -> Any:
-        if type(value) not in FLAT and self._before_lending is not None:
+        if self._before_lending is not None and not is_unchangeable(value):
             before, self._before_lending = self._before_lending, None
             before()
         return value
 
     def _lend_all(self) -> None:
-        if not is_flat(self):
+        if self._before_lending is not None and not is_flat(self):
             self._lend(self)
 
     # --- for the lifecycle --------------------------------------------------------------------------------------------
@@ -356,7 +358,7 @@ class Session(dict[str, Any]):
     def _replace(self, data: dict[str, Any]) -> None:
         """Other contents, which the app has not made; functions that were run on the old ones have run on these."""
         again = self._asked.functions_for(self)
-        contents = {key: _put_into(self.get(key), value) for key, value in data.items()}
+        contents = {key: _put_into(dict.get(self, key), value) for key, value in data.items()}  # the app gets nothing
         super().clear()
         super().update(contents)
         changed = {

@@ -11,6 +11,9 @@ from benchmarks.questions.all import QUESTIONS
 from benchmarks.results import LeftOut, Role
 from tests.benchmarks.made_up import results, row, spread
 
+BOLD_LETTER = 7.3
+"""Pixels that a letter of a label takes at most."""
+
 MISSING = LeftOut(
     question="sessions",
     case="read-only, 1 KiB",
@@ -105,5 +108,5 @@ def test_a_bar_that_lasts_no_time_is_drawn_nevertheless() -> None:
 
 
 @pytest.mark.parametrize("name", [program.name for program in programs.ALL])
-def test_a_program_is_called_by_what_fits_beside_its_bar(name: str) -> None:
-    assert len(name) * 7.3 <= plots.LABELS, "bold, at the most; what is longer is cut off"
+def test_a_programs_name_fits_beside_its_bar(name: str) -> None:
+    assert len(name) * BOLD_LETTER <= plots.LABELS, "it would be cut off"

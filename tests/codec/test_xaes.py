@@ -85,3 +85,22 @@ def test_a_nonce_has_24_bytes(length: int) -> None:
         XAES256GCM(bytes(32)).seal(bytes(length), b"", b"")
     with pytest.raises(ValueError, match="24 bytes"):
         XAES256GCM(bytes(32)).open(bytes(length), bytes(16), b"")
+
+
+def test_messages_whose_nonces_begin_alike_open_each_as_itself() -> None:
+    cipher, alike = XAES256GCM(bytes(32)), bytes(12)
+    nonces = [alike + bytes([number]) * 12 for number in range(3)]
+    sealed = [cipher.seal(nonce, b"text %d" % number, b"") for number, nonce in enumerate(nonces)]
+    assert [cipher.open(nonce, text, b"") for nonce, text in zip(nonces, sealed, strict=True)] == [
+        b"text 0",
+        b"text 1",
+        b"text 2",
+    ]
+    assert cipher.open(nonces[1], sealed[0], b"") is None
+
+
+def test_a_message_opens_after_many_others() -> None:
+    cipher = XAES256GCM(bytes(32))
+    nonces = [number.to_bytes(24, "little") for number in range(300)]
+    sealed = [cipher.seal(nonce, nonce, b"") for nonce in nonces]
+    assert [cipher.open(nonce, text, b"") for nonce, text in zip(nonces, sealed, strict=True)] == nonces

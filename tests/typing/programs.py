@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import assert_type
+from typing import Any, assert_type
 
 from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr
@@ -81,6 +81,10 @@ async def login(session: CurrentSession, form: Login) -> None:
     assert_type(session.authenticated_within(timedelta(minutes=10)), bool)
     await session.change("visits", lambda visits: (visits or 0) + 1)
     assert_type(session.is_new, bool)
+    assert_type(dict(session.items()), dict[str, Any])
+    assert_type([key for key, _ in session.items()], list[str])
+    assert_type(list(session.values()), list[Any])
+    assert_type(list(session), list[str])
 
 
 @api.post("/logout")
