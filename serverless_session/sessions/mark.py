@@ -28,11 +28,12 @@ def is_unchangeable(value: Any) -> bool:
 
 def is_flat(data: dict[str, Any]) -> bool:
     """Is there nothing in it that can be changed?"""
-    return _UNCHANGEABLE.issuperset(map(type, dict.values(data))) or all(map(is_unchangeable, dict.values(data)))
+    values = list(dict.values(data))
+    return _UNCHANGEABLE.issuperset(map(type, values)) or all(map(is_unchangeable, values))
 
 
 def contents_of(session: dict[str, Any]) -> dict[str, Any]:
-    """What is in a session, as a plain dict. The session is not asked for it, so nothing of it counts as lent."""
+    """What is in a session, as a plain dict, in one step. It is not asked for it, so nothing of it counts as lent."""
     return dict(dict.items(session))
 
 
@@ -58,7 +59,10 @@ class Marks:
     def saving(self, session: dict[str, Any]) -> None:
         """What the session holds now is packed, to be saved."""
         known = self._in_step
-        self._being_saved = Mark(session, is_lent=known is None or not known.covers(session))
+        is_lent = known is None or not known.covers(session)
+        self._being_saved = Mark(session, is_lent=is_lent)
+        if known is not None and known.is_lent and not is_lent:
+            self._being_saved = None  # a thread of the app was given something just now, and may have changed it
 
     def saved(self) -> None:
         """What was being saved is in step now."""
@@ -78,34 +82,42 @@ class Marks:
 class Mark:
     """Tells whether `data` is still what it is now. `is_lent`: the app may already have a mapping or list of it."""
 
-    __slots__ = ("_bytes", "_values")
+    __slots__ = ("_marshalled", "_values")
 
     def __init__(self, data: dict[str, Any], *, is_lent: bool) -> None:
-        self._values: dict[str, Any] | None = contents_of(data)
-        self._bytes: bytes | None = None
-        """What `marshal` made of the values when something was lent; None: it does not know one of them."""
+        self._values = contents_of(data)
+        self._marshalled: list[bytes | None] = []
+        """What `marshal` made of the values before something was lent, if it was; None: it does not know one of them.
+
+        Of several threads that are given something at once, each adds its own, and the first counts: whoever changes
+        what he got has added before.
+        """
         if is_lent:
             self.before_lending()
 
+    @property
+    def is_lent(self) -> bool:
+        """May the app have something of it that it could change?"""
+        return bool(self._marshalled)
+
     def before_lending(self) -> None:
         """The app is about to get something of it that it could change."""
-        if self._values is not None and not is_flat(self._values):
-            self._bytes = _marshalled(self._values)
-            self._values = None
+        if not is_flat(self._values):
+            self._marshalled.append(_marshalled(self._values))
 
     def covers(self, data: dict[str, Any]) -> bool:
         """Is there nothing in `data` that the app has had and could change?"""
-        values = self._values
-        return values is not None and all(
-            values.get(key) is value or is_unchangeable(value) for key, value in dict.items(data)
+        return not self.is_lent and all(
+            self._values.get(key) is value or is_unchangeable(value) for key, value in contents_of(data).items()
         )
 
     def is_still(self, data: dict[str, Any]) -> bool:
         """Has nothing changed? False: something has, or that cannot be told."""
-        if self._values is None:
-            return self._bytes is not None and self._bytes == _marshalled(contents_of(data))
-        same = map(_is_same, dict.values(data), self._values.values())
-        return list(dict.keys(data)) == list(self._values) and all(same)
+        now = contents_of(data)
+        if self._marshalled:
+            before = self._marshalled[0]
+            return before is not None and before == _marshalled(now)
+        return list(now) == list(self._values) and all(map(_is_same, now.values(), self._values.values()))
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -325,9 +325,10 @@ class Session(dict[str, Any]):
         return super().__iter__()
 
     def _lend(self, value: Any) -> Any:
-        if self._before_lending is not None and not is_unchangeable(value):
-            before, self._before_lending = self._before_lending, None
+        before = self._before_lending
+        if before is not None and not is_unchangeable(value):
             before()
+            self._before_lending = None  # not earlier: another thread would be given something at once
         return value
 
     def _lend_all(self) -> None:

@@ -8,8 +8,10 @@ import marshal
 import operator
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
+from threading import Event
 from typing import Any
 from uuid import UUID
 
@@ -291,6 +293,51 @@ def test_nothing_is_looked_into_that_the_app_has_not_had(
     assert visit.is_settled()
     assert visit.is_settled()
     assert looks == 0
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_of_two_threads_that_take_a_list_at_once_no_change_is_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endpoints that are not async run in threads, and may start more."""
+    visit, is_looking, has_changed = loaded(filled()), Event(), Event()
+
+    def slow(data: dict[str, Any]) -> bytes:
+        if not is_looking.is_set():  # the one who reads: the other one is faster
+            is_looking.set()
+            assert has_changed.wait(5.0)
+        return marshal.dumps(data, 2)
+
+    def change() -> None:
+        assert is_looking.wait(5.0)
+        visit.session["cart"].append("cap")
+        has_changed.set()
+
+    monkeypatch.setattr(mark, "_marshalled", slow)
+    with ThreadPoolExecutor(2) as threads:
+        for thread in [threads.submit(visit.session.get, "cart"), threads.submit(change)]:
+            thread.result()
+    assert not visit.is_settled()
+
+
+def test_what_a_thread_takes_and_changes_while_it_is_packed_is_saved_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = filled()
+    visit = loaded(world)
+    covers = Mark.covers
+
+    def taken_just_then(self: Mark, data: dict[str, Any]) -> bool:
+        answer = covers(self, data)
+        visit.session["cart"].append("cap")
+        return answer
+
+    monkeypatch.setattr(Mark, "covers", taken_just_then)
+    visit.session["visits"] = 2
+    world.run(visit.save(now=world.clock.time()))
+    monkeypatch.undo()
+    world.run(visit.save(now=world.clock.time()))
+    assert world.content(world.jar)["cart"] == ["mug", "cap"]
 
 
 # --- the mark alone ---------------------------------------------------------------------------------------------------
