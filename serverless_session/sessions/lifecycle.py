@@ -39,7 +39,6 @@ from serverless_session.errors import SessionConflict, SessionTooLarge, StoreErr
 from serverless_session.sessions.cookie import SessionId
 from serverless_session.sessions.family import delete_in, delete_in_all, end_all, end_record, join, siblings_of, union
 from serverless_session.sessions.lifetime import Facts, Lifetime
-from serverless_session.sessions.mark import Marks, contents_of
 from serverless_session.sessions.merge import (
     NO_RULES,
     FunctionRaised,
@@ -48,7 +47,7 @@ from serverless_session.sessions.merge import (
     merge,
     without,
 )
-from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, pack_session, pack_stone
+from serverless_session.sessions.record import Record, Steps, ask, data_of, holds, mark_of, pack_session, pack_stone
 from serverless_session.sessions.session import Asked, Session
 from serverless_session.stores.contract import (
     ABSENT,
@@ -118,7 +117,7 @@ class Visit:
         self._has_saved = False  # or tried to
         self._has_merged = False  # what a save keeps is more than the app has made
         self._seen: bytes | None = None  # contents and `_facts` when the app's mapping was last in step with the store
-        self._marks = Marks()  # what tells, if it does, that it still is
+        self._mark: bytes | None = None  # what tells that it still is, if it does; None: that must be looked up
 
     # --- load ---------------------------------------------------------------------------------------------------------
 
@@ -132,9 +131,8 @@ class Visit:
             if found.facts is not None:
                 self.id, self._state = session_id, _State.LIVE
                 self._facts, self._seen = found.facts, found.packed
-                self._marks.loaded(found.data)
+                self._mark = mark_of(found.data)
                 self.session = Session(found.data, found.facts, ends=found.ends_at, is_new=False)
-                self.session._before_lending = self._marks.before_lending
                 return
             self._state = _State.MOVED
         self._facts = Facts(created_at=now)
@@ -153,8 +151,7 @@ class Visit:
         if isinstance(found, Record) and found.facts is not None:
             mine = self._pack(self._facts, self.session)
             self.session._replace(self._with_what_stands(mine, found, self.session._asked))
-            self._standing, self._facts, self._seen = found, found.facts, found.packed
-            self._marks.forget()
+            self._standing, self._facts, self._seen, self._mark = found, found.facts, found.packed, None
             self.session._ends = found.ends_at
             return True
         self._state = _State.GONE
@@ -165,8 +162,7 @@ class Visit:
 
     def forget(self) -> None:
         """What was loaded is over: the app's mapping shows nothing of it any more, and nothing of it can be saved."""
-        self._facts, self._seen = Facts(created_at=self._facts.created_at), None
-        self._marks.forget()
+        self._facts, self._seen, self._mark = Facts(created_at=self._facts.created_at), None, None
         self.session._replace({})
         self.session._keep(self._facts, ends=self.session._ends)
 
@@ -190,7 +186,7 @@ class Visit:
         if session.modified and not self._has_saved:  # a look would most likely find a change, and the save look again
             return False
         if self._state is _State.LIVE:
-            return self._marks.is_still(session)
+            return self._mark is not None and mark_of(session) == self._mark
         return self._state is _State.NOTHING and not session
 
     def needs_cookie(self) -> bool:
@@ -240,12 +236,12 @@ class Visit:
             return CookieChange.KEEP
         if asked.ending or asked.new_id or self._state is _State.NOTHING:
             return (yield from self._move(asked, now))
-        if self._marks.is_still(session):
+        mark = mark_of(session)  # before it is packed: a thread of the app may change it meanwhile, and must be noticed
+        if mark is not None and mark == self._mark:
             return (yield from self._renew(now, late=late))
         mine = self._pack(self._facts, session)
-        self._marks.saving(session)
         if mine == self._seen:
-            self._marks.saved()
+            self._mark = mark
             return (yield from self._renew(now, late=late))
         if not self._lifetime.stores:
             return CookieChange.KEEP
@@ -253,7 +249,7 @@ class Visit:
             change = yield from self._write(mine, asked, now, late=late)
         else:
             change = self._drop(self._state)
-        self._catch_up(mine)
+        self._catch_up(mine, mark)
         return change
 
     def _nothing_to_move(self, asked: Asked) -> bool:
@@ -266,17 +262,15 @@ class Visit:
         ended = False
         if self._standing is not None and self._state in (_State.LIVE, _State.MOVED):
             ended = yield from end_record(self._vault, self._standing)
-        self._state, self._seen = _State.NOTHING, None  # what is written after it begins a session
-        self._marks.forget()
+        self._state, self._seen, self._mark = _State.NOTHING, None, None  # what is written after it begins a session
         return CookieChange.REMOVE if ended else CookieChange.KEEP
 
     # --- a new id -----------------------------------------------------------------------------------------------------
 
     def _move(self, asked: Asked, now: float) -> Steps[CookieChange]:
         """Begin a record under a new id, and make a stone of the old one. What was ended is not carried along."""
-        facts = self._facts_after(asked, now)
+        facts, mark = self._facts_after(asked, now), mark_of(self.session)
         mine = self._pack(facts, self.session)
-        self._marks.saving(self.session)
         if not self._lifetime.stores:
             return self._only_a_cookie(facts, now)
         ends_at = self._lifetime.end(facts, now)
@@ -306,7 +300,7 @@ class Visit:
                 return self._drop()
         self.id, self._state, self._standing = new_id, _State.LIVE, new
         self._facts = facts
-        self._catch_up(mine)
+        self._catch_up(mine, mark)
         self.session._keep(self._facts, ends=new.ends_at)
         return self._set(facts, now)
 
@@ -519,16 +513,14 @@ class Visit:
             self.events.append(("session.conflict_overridden", {"places": merged.conflicts}))
         return merged.data
 
-    def _catch_up(self, mine: bytes) -> None:
+    def _catch_up(self, mine: bytes, mark: bytes | None) -> None:
         """Bring what was merged into the app's mapping, which may have gone on changing while we waited."""
-        self._seen = mine
-        self._marks.saved()
+        self._seen, self._mark = mine, mark
         if self._has_merged and self._state is _State.LIVE and self._standing is not None:
             stands = data_of(self._vault, self._standing.packed)
-            self.session._replace(merge(data_of(self._vault, mine), contents_of(self.session), stands).data)
+            self.session._replace(merge(data_of(self._vault, mine), dict(self.session), stands).data)
             assert self._standing.facts is not None
-            self._facts, self._seen = self._standing.facts, self._standing.packed
-            self._marks.forget()
+            self._facts, self._seen, self._mark = self._standing.facts, self._standing.packed, None
 
     def _drop(self, state: _State = _State.GONE) -> CookieChange:
         self._state = state

@@ -10,6 +10,7 @@ another new id; no request that comes later sees them. `ended`: the session was 
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from serverless_session.errors import DamagedValue, UnknownFormat, ValueNotSerializable
 from serverless_session.records.records import Kept
 from serverless_session.sessions.lifetime import Facts
-from serverless_session.sessions.mark import contents_of
 from serverless_session.stores.contract import Conflict, Deleted, Failed, Missing, Operation, Outcome, Version, Written
 
 if TYPE_CHECKING:
@@ -53,9 +53,21 @@ def pack_session(vault: Vault, facts: Facts, data: dict[str, Any]) -> bytes:
     """Raises `ValueNotSerializable` with the path to what cannot be kept, as seen from the app."""
     known = {name: fact for name in _FACTS if (fact := getattr(facts, name)) is not None}
     try:
-        return vault.pack({"v": 1, **known, "data": contents_of(data)})
+        return vault.pack({"v": 1, **known, "data": dict(data)})
     except ValueNotSerializable as error:
         raise error.below(1, "request.session") from None
+
+
+def mark_of(data: dict[str, Any]) -> bytes | None:
+    """Bytes that are the same as long as nothing is changed, where that can be told quickly; else None.
+
+    They may differ where nothing was changed. `marshal` takes 3 us for 1 KiB where packing takes 35, and a request that
+    only reads looks three times. Nothing is ever read from them.
+    """
+    try:
+        return marshal.dumps(dict(data), 2)  # in later versions the bytes depend on who else holds the values
+    except ValueError:  # it knows no dates, say
+        return None
 
 
 def pack_stone(vault: Vault, successors: Sequence[str], data: dict[str, Any], *, ended: bool) -> bytes:

@@ -1,16 +1,15 @@
 """The mapping that an app sees as `request.session`.
 
 A real `dict` with JSON-like values, so everything that takes a dict takes it; as Starlette's, it notes that it was
-accessed or modified. Nested changes need no note: once the app was given a mapping or a list of it, the lifecycle
-compares contents (`mark`). Our own facts about the session are attributes in slots, never keys, and a mistyped
-attribute is an error instead of lost data.
+accessed or modified. Nested changes need no note: the lifecycle compares contents. Our own facts about the session are
+attributes in slots, never keys, and a mistyped attribute is an error instead of lost data.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,10 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from serverless_session.deadline import Duration, seconds
 from serverless_session.errors import SessionError, StoreError
 from serverless_session.sessions.lifetime import LONGEST, Facts
-from serverless_session.sessions.mark import is_flat, is_unchangeable
 
 if TYPE_CHECKING:
-    from _collections_abc import dict_items, dict_values
     from typing import Protocol
 
     class Keeper(Protocol):
@@ -91,18 +88,7 @@ class Session(dict[str, Any]):
     `accessed`, `modified` and `mark_accessed()` are as Starlette's.
     """
 
-    __slots__ = (
-        "_asked",
-        "_before_lending",
-        "_ends",
-        "_facts",
-        "_is_new",
-        "_keeper",
-        "_time",
-        "_unavailable",
-        "accessed",
-        "modified",
-    )
+    __slots__ = ("_asked", "_ends", "_facts", "_is_new", "_keeper", "_time", "_unavailable", "accessed", "modified")
 
     accessed: bool
     modified: bool
@@ -126,7 +112,6 @@ class Session(dict[str, Any]):
         self._time: Callable[[], float] = time.time
         self._keeper: Keeper | None = None
         self._unavailable: StoreError | None = None  # the store that holds it failed: it is empty, and raises this
-        self._before_lending: Callable[[], None] | None = None  # called once, before the app gets what it could change
 
     @property
     def is_new(self) -> bool:
@@ -277,11 +262,9 @@ class Session(dict[str, Any]):
     def pop(self, key: str, *default: Any) -> Any:
         if key in self:
             self.mark_modified()
-            self._lend(super().get(key))
         return super().pop(key, *default)
 
     def popitem(self) -> tuple[str, Any]:
-        self._lend_all()
         item = super().popitem()
         self.mark_modified()
         return item
@@ -289,7 +272,7 @@ class Session(dict[str, Any]):
     def setdefault(self, key: str, default: Any = None) -> Any:
         if key not in self:
             self.mark_modified()
-        return self._lend(super().setdefault(key, default))
+        return super().setdefault(key, default)
 
     def update(self, *others: Any, **items: Any) -> None:
         self.mark_modified()
@@ -302,38 +285,6 @@ class Session(dict[str, Any]):
 
     def __reduce__(self) -> tuple[object, ...]:
         return dict, (dict(self),)  # a copy is one of the contents: nobody would save it
-
-    # What is read: whoever gets a mapping or a list may change what is in it.
-
-    def __getitem__(self, key: str) -> Any:
-        return self._lend(super().__getitem__(key))
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self._lend(super().get(key, default))
-
-    def values(self) -> dict_values[str, Any]:
-        self._lend_all()
-        return super().values()
-
-    def items(self) -> dict_items[str, Any]:
-        self._lend_all()
-        return super().items()
-
-    def __iter__(self) -> Iterator[str]:
-        # With dict's own, `dict(session)`, `session.copy()`, `session | other` and `f(**session)` would be copied past
-        # `__getitem__`.
-        return super().__iter__()
-
-    def _lend(self, value: Any) -> Any:
-        before = self._before_lending
-        if before is not None and not is_unchangeable(value):
-            before()
-            self._before_lending = None  # not earlier: another thread would be given something at once
-        return value
-
-    def _lend_all(self) -> None:
-        if self._before_lending is not None and not is_flat(self):
-            self._lend(self)
 
     # --- for the lifecycle --------------------------------------------------------------------------------------------
 
@@ -359,7 +310,7 @@ class Session(dict[str, Any]):
     def _replace(self, data: dict[str, Any]) -> None:
         """Other contents, which the app has not made; functions that were run on the old ones have run on these."""
         again = self._asked.functions_for(self)
-        contents = {key: _put_into(dict.get(self, key), value) for key, value in data.items()}  # the app gets nothing
+        contents = {key: _put_into(self.get(key), value) for key, value in data.items()}
         super().clear()
         super().update(contents)
         changed = {

@@ -1,35 +1,32 @@
-"""A change inside a mapping or a list of a session is noticed, however the app came by it; and who takes none out pays
-for no look."""
+"""A change inside a mapping or a list of a session is saved, however and whenever the app came by it."""
 
 import collections
 import contextlib
 import copy
-import marshal
+import dataclasses
+import json
 import operator
 import types
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from decimal import Decimal
-from threading import Event
 from typing import Any
-from uuid import UUID
 
 import jinja2
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 
-from serverless_session.sessions import mark
+from serverless_session import SessionMiddleware, SharedState
+from serverless_session.sessions import lifecycle, record
 from serverless_session.sessions.lifecycle import Visit
-from serverless_session.sessions.mark import Mark
 from serverless_session.sessions.session import Session
+from serverless_session.stores import MemoryStore
+from tests.sessions.apps import SECRET
+from tests.sessions.direct import call, scope_of
 from tests.sessions.interleaving import World
 
 Way = Callable[[Session], Any]
-
-PRICE, ORDER = Decimal("9.90"), UUID(int=7)
-WHEN = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 
 
 def fill(session: Session) -> None:
@@ -120,7 +117,11 @@ def loaded(world: World) -> Visit:
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_change_inside_is_saved_however_the_app_came_by_it(way: Way) -> None:
     world = filled()
-    world.alone(lambda session: way(session).append("cap"))
+    visit = loaded(world)
+    assert visit.is_settled()
+    way(visit.session).append("cap")
+    assert not visit.is_settled()
+    world.run(visit.save(now=world.clock.time()))
     assert world.content(world.jar)["cart"] == ["mug", "cap"]
 
 
@@ -173,6 +174,7 @@ def test_a_change_inside_what_the_app_has_put_in_is_saved() -> None:
     visit.session["own"] = own
     world.run(visit.save(now=world.clock.time()))
     own.append("more")
+    assert not visit.is_settled()
     world.run(visit.save(now=world.clock.time()))
     assert world.content(world.jar)["own"] == ["of the app", "more"]
 
@@ -183,11 +185,43 @@ def test_what_is_written_past_the_sessions_methods_is_noticed() -> None:
     assert world.content(world.jar)["visits"] == 2
 
 
-def test_what_is_read_past_them_is_not_watched() -> None:
-    """The limit, as docs/reference/sessions.md says."""
-    world = filled()
-    world.alone(lambda session: dict.__getitem__(session, "cart").append("cap"))
-    assert world.content(world.jar)["cart"] == ["mug"]
+class Cart(pydantic.BaseModel):
+    cart: list[Any]
+
+
+@dataclasses.dataclass
+class State:
+    cart: list[Any]
+
+
+PAST_ITS_METHODS: dict[str, Callable[[Any], Any]] = {
+    "dict.get": lambda session: dict.get(session, "cart"),
+    "dict.items": lambda session: list(dict.items(session))[-1][1],
+    "pydantic, a model from attributes": lambda session: Cart.model_validate(session, from_attributes=True).cart,
+    "pydantic, a dataclass": lambda session: pydantic.TypeAdapter(State).validate_python(session).cart,
+}
+
+
+@pytest.mark.parametrize("way", PAST_ITS_METHODS.values(), ids=PAST_ITS_METHODS)
+async def test_a_change_inside_what_was_read_past_its_methods_is_saved(way: Callable[[Any], Any]) -> None:
+    shared = SharedState(MemoryStore(), secret_key=SECRET)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session, body = scope["session"], b""
+        if scope["path"] == "/fill":
+            session["cart"] = [["mug"]]
+        elif scope["path"] == "/change":
+            way(session)[0].append("cap")
+        else:
+            body = json.dumps(session).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    middleware = SessionMiddleware(app, shared=shared)
+    cookie = (await call(middleware, scope_of("/fill", None))).cookie
+    await call(middleware, scope_of("/change", cookie))
+    seen = await call(middleware, scope_of("/", cookie))
+    assert json.loads(seen.messages[-1]["body"]) == {"cart": [["mug", "cap"]]}
 
 
 NESTED = st.recursive(st.integers(0, 2) | st.booleans() | st.sampled_from([0.0, "", "a"]), st.lists, max_leaves=3)
@@ -256,131 +290,49 @@ def test_whatever_an_app_does_in_whatever_order_is_saved(began: dict[str, Any], 
             continue
         if not visit.is_settled():
             world.run(saving)
+    assert visit.is_settled()
     assert repr(world.content(world.jar)) == repr(dict(session))
-
-
-# --- who asks for nothing that could change, pays for no look into it -------------------------------------------------
-
-FLAT_WAYS: dict[str, Callable[[Session], object]] = {
-    "nothing": lambda session: None,
-    "a text": lambda session: session["user"],
-    "get": lambda session: session.get("nothing"),
-    "a date": lambda session: session["at"],
-    "a price": lambda session: session.get("price"),
-    "a UUID": lambda session: session["order"],
-    "keys": lambda session: [*session, *session.keys(), "cart" in session, len(session)],
-    "a change": lambda session: session.update(visits=2),
-    "a key less": lambda session: session.pop("visits"),
-}
-
-
-@pytest.mark.parametrize("way", FLAT_WAYS.values(), ids=FLAT_WAYS)
-def test_nothing_is_looked_into_that_the_app_has_not_had(
-    way: Callable[[Session], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world, looks = filled(), 0
-    world.alone(lambda session: session.update(at=WHEN, price=PRICE, order=ORDER))
-
-    def dumps(*given: Any) -> bytes:
-        nonlocal looks
-        looks += 1
-        return marshal.dumps(*given)
-
-    monkeypatch.setattr(mark, "marshal", types.SimpleNamespace(dumps=dumps))
-    visit = loaded(world)
-    way(visit.session)
-    world.run(visit.save(now=world.clock.time()))
-    assert visit.is_settled()
-    assert visit.is_settled()
-    assert looks == 0
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def test_of_two_threads_that_take_a_list_at_once_no_change_is_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_thread_changes_while_a_save_packs_is_saved_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """Endpoints that are not async run in threads, and may start more."""
-    visit, is_looking, has_changed = loaded(filled()), Event(), Event()
-
-    def slow(data: dict[str, Any]) -> bytes:
-        if not is_looking.is_set():  # the one who reads: the other one is faster
-            is_looking.set()
-            assert has_changed.wait(5.0)
-        return marshal.dumps(data, 2)
-
-    def change() -> None:
-        assert is_looking.wait(5.0)
-        visit.session["cart"].append("cap")
-        has_changed.set()
-
-    monkeypatch.setattr(mark, "_marshalled", slow)
-    with ThreadPoolExecutor(2) as threads:
-        for thread in [threads.submit(visit.session.get, "cart"), threads.submit(change)]:
-            thread.result()
-    assert not visit.is_settled()
-
-
-def test_what_a_thread_takes_and_changes_while_it_is_packed_is_saved_by_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     world = filled()
     visit = loaded(world)
-    covers = Mark.covers
+    cart, pack = visit.session["cart"], record.pack_session
 
-    def taken_just_then(self: Mark, data: dict[str, Any]) -> bool:
-        answer = covers(self, data)
-        visit.session["cart"].append("cap")
-        return answer
+    def changed_just_then(vault: Any, facts: Any, data: dict[str, Any]) -> bytes:
+        packed = pack(vault, facts, data)
+        if len(cart) == 1:
+            cart.append("cap")
+        return packed
 
-    monkeypatch.setattr(Mark, "covers", taken_just_then)
     visit.session["visits"] = 2
+    monkeypatch.setattr(lifecycle, "pack_session", changed_just_then)
     world.run(visit.save(now=world.clock.time()))
     monkeypatch.undo()
+    assert not visit.is_settled()
     world.run(visit.save(now=world.clock.time()))
     assert world.content(world.jar)["cart"] == ["mug", "cap"]
 
 
-# --- the mark alone ---------------------------------------------------------------------------------------------------
+def test_what_a_thread_changes_while_a_new_id_is_given_is_saved_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = filled()
+    visit = loaded(world)
+    cart, pack = visit.session["cart"], record.pack_session
 
-NO_NUMBER = float("nan")
+    def changed_just_then(vault: Any, facts: Any, data: dict[str, Any]) -> bytes:
+        packed = pack(vault, facts, data)
+        if len(cart) == 1:
+            cart.append("cap")
+        return packed
 
-SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {}),
-    ({"a": "x" * 1000}, {"a": "x" * 999 + "x"}),
-    ({"a": 10**20, "b": b"y" * 500}, {"a": 10**20, "b": b"y" * 500}),
-    ({"a": NO_NUMBER}, {"a": NO_NUMBER}),
-    ({"a": WHEN, "b": PRICE, "c": ORDER}, {"a": WHEN, "b": PRICE, "c": ORDER}),
-]
-OTHERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {"a": None}),
-    ({"a": 1}, {"a": True}),
-    ({"a": 1}, {"a": 1.0}),
-    ({"a": 0.0}, {"a": -0.0}),
-    ({"a": None}, {"b": None}),
-    ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
-    ({"a": "1"}, {"a": b"1"}),
-    ({"a": 1}, {}),
-]
-
-
-@pytest.mark.parametrize("is_lent", [True, False])
-@pytest.mark.parametrize(("one", "other"), SAME)
-def test_the_same_is_still_the_same(one: dict[str, Any], other: dict[str, Any], is_lent: bool) -> None:
-    assert Mark(one, is_lent=is_lent).is_still(other)
-
-
-@pytest.mark.parametrize("nested", [True, False])
-@pytest.mark.parametrize("is_lent", [True, False])
-@pytest.mark.parametrize(("one", "other"), OTHERS)
-def test_what_differs_in_value_type_or_order_is_not_the_same(
-    one: dict[str, Any], other: dict[str, Any], is_lent: bool, nested: bool
-) -> None:
-    if nested:
-        one, other = {"in": [one]}, {"in": [other]}
-    assert not Mark(one, is_lent=is_lent).is_still(other)
-
-
-def test_what_marshal_does_not_know_cannot_be_told_once_it_is_lent() -> None:
-    data = {"visits": [WHEN]}
-    assert Mark(data, is_lent=False).is_still(data)
-    assert not Mark(data, is_lent=True).is_still(data)
+    visit.session.regenerate()
+    monkeypatch.setattr(lifecycle, "pack_session", changed_just_then)
+    world.run(visit.save(now=world.clock.time()))
+    monkeypatch.undo()
+    assert not visit.is_settled()
+    world.run(visit.save(now=world.clock.time()))
+    assert world.content(visit.id)["cart"] == ["mug", "cap"]
