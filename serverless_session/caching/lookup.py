@@ -30,7 +30,7 @@ LEAST_LEASE_SECONDS: Final = 0.1
 _REMEMBERED: Final = 4096
 
 _read: Final = functools.lru_cache(_REMEMBERED)(Read)
-"""Of the last keys: what is asked for again need not be made and checked again (0.7 us, of 0.1)."""
+"""Of the last keys: what is asked for again need not be made and checked again: 0.1 us, not 0.7."""
 
 
 class Lookup:

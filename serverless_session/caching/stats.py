@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 
-class Answer(StrEnum):  # counted by: the hash of an Enum is a call in Python (0.16 us, of 0.06)
+class Answer(StrEnum):  # counted by: an Enum's hash is a call in Python, 0.16 us, not 0.06
     """Where a value came from."""
 
     HIT = "hit"

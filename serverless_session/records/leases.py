@@ -26,10 +26,10 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from serverless_session.errors import DamagedValue, StoreError, StoreUnavailable, ValueTooLarge
+from serverless_session.errors import DamagedValue, StoreUnavailable, ValueTooLarge
 from serverless_session.records import tags as tags_
 from serverless_session.records.records import MARK, Kept
-from serverless_session.records.steps import Ask, Pause, Steps, all_done
+from serverless_session.records.steps import Ask, Pause, Steps, all_done, all_told
 from serverless_session.records.tags import STAMP_BYTES, Stamps
 from serverless_session.stores.contract import (
     ABSENT,
@@ -294,15 +294,12 @@ def fresh(place: Place, outcomes: Sequence[Outcome], now: float) -> Fresh | None
 def look(keys: Sequence[str], load: Load, generation: str) -> Steps[list[Entry | None]]:
     """What stands under each of the keys and is fresh or stale. Raises what the store says if it could not tell."""
     told = yield Ask([*map(Read, keys), Read(generation)])
-    stamps = tags_.read([generation], told.outcomes[-1:])
+    *values, generated = all_told(told)
+    stamps = tags_.read([generation], [generated]) or {}
     entries = [
         _entry(Place(key), outcome, load) if isinstance(outcome, Kept) else None
-        for key, outcome in zip(keys, told.outcomes[:-1], strict=True)
+        for key, outcome in zip(keys, values, strict=True)
     ]
-    for outcome in told.outcomes:
-        if isinstance(outcome, Failed) and isinstance(outcome.error, StoreError):
-            raise outcome.error
-    stamps = stamps or {}
     late = list({tag for entry in entries if entry is not None for tag in entry.stamps if tag != generation})
     if late:
         told = yield Ask(list(map(Read, late)))

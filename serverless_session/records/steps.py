@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import NamedTuple, TypeVar
 
 from serverless_session.deadline import Clock
-from serverless_session.errors import WriteUncertain
+from serverless_session.errors import StoreError, WriteUncertain
 from serverless_session.stores.contract import Failed, Operation, Outcome
 
 _T = TypeVar("_T")
@@ -43,6 +43,14 @@ def all_done(told: Told) -> Sequence[Outcome]:
     """The outcomes. Raises what the store says of the first that failed."""
     for outcome in told.outcomes:
         if isinstance(outcome, Failed):
+            raise outcome.error
+    return told.outcomes
+
+
+def all_told(told: Told) -> Sequence[Outcome]:
+    """The outcomes. Raises what the store says where it could not tell; that something is damaged, it has told."""
+    for outcome in told.outcomes:
+        if isinstance(outcome, Failed) and isinstance(outcome.error, StoreError):
             raise outcome.error
     return told.outcomes
 

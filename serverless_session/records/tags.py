@@ -17,9 +17,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from serverless_session.errors import DamagedValue, StoreError
+from serverless_session.errors import DamagedValue
 from serverless_session.records.records import MARK, Kept
-from serverless_session.records.steps import Ask, Steps, all_done
+from serverless_session.records.steps import Ask, Steps, all_done, all_told
 from serverless_session.stores.contract import (
     ABSENT,
     ANYTHING,
@@ -64,10 +64,7 @@ def make_tags_stale(tags: Sequence[str], watch: str) -> Steps[None]:
     yield from renew([watch])
     waiting = list(tags)
     while waiting:
-        stands = (yield Ask(list(map(Read, waiting)))).outcomes
-        for outcome in stands:
-            if isinstance(outcome, Failed) and isinstance(outcome.error, StoreError):
-                raise outcome.error
+        stands = all_told((yield Ask(list(map(Read, waiting)))))
         changed = [
             _put(tag, stamp_of(kept)[:MARK_BYTES] + os.urandom(MARK_BYTES), kept.version)
             for tag, kept in zip(waiting, stands, strict=True)

@@ -297,7 +297,12 @@ def test_whatever_an_app_does_in_whatever_order_is_saved(began: dict[str, Any], 
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_thread_changes_while_a_save_packs_is_saved_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "ask", [lambda session: session.update(visits=2), Session.regenerate], ids=["a change", "a new id"]
+)
+def test_what_a_thread_changes_while_a_save_packs_is_saved_by_the_next(
+    ask: Callable[[Session], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Endpoints that are not async run in threads, and may start more."""
     world = filled()
     visit = loaded(world)
@@ -309,27 +314,7 @@ def test_what_a_thread_changes_while_a_save_packs_is_saved_by_the_next(monkeypat
             cart.append("cap")
         return packed
 
-    visit.session["visits"] = 2
-    monkeypatch.setattr(lifecycle, "pack_session", changed_just_then)
-    world.run(visit.save(now=world.clock.time()))
-    monkeypatch.undo()
-    assert not visit.is_settled()
-    world.run(visit.save(now=world.clock.time()))
-    assert world.content(world.jar)["cart"] == ["mug", "cap"]
-
-
-def test_what_a_thread_changes_while_a_new_id_is_given_is_saved_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = filled()
-    visit = loaded(world)
-    cart, pack = visit.session["cart"], record.pack_session
-
-    def changed_just_then(vault: Any, facts: Any, data: dict[str, Any]) -> bytes:
-        packed = pack(vault, facts, data)
-        if len(cart) == 1:
-            cart.append("cap")
-        return packed
-
-    visit.session.regenerate()
+    ask(visit.session)
     monkeypatch.setattr(lifecycle, "pack_session", changed_just_then)
     world.run(visit.save(now=world.clock.time()))
     monkeypatch.undo()
